@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Nothing is lost silently: what a program cannot record, it counts here.
+ */
+#ifndef LIB_COUNT_BPF_H
+#define LIB_COUNT_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+
+#include "abi/net.h"
+
+/* One cell per `enum counter` and CPU; user space sums the CPUs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, COUNTER_COUNT);
+} counters SEC(".maps");
+
+static __always_inline void count(__u32 counter, __u64 by)
+{
+	__u64 *cell = bpf_map_lookup_elem(&counters, &counter);
+
+	if (cell)
+		*cell += by;
+}
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Which process holds a socket. One process at a time: a socket that several
+ * processes share stays with the one it was given to first, for as long as that
+ * one holds it. Scans of all open files find out who does.
+ */
+#ifndef LIB_HOLDER_BPF_H
+#define LIB_HOLDER_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+
+#include "abi/net.h"
+#include "lib/task.bpf.h"
+
+struct holder {
+	struct owner owner;
+	/* False while the owner is only the listener's, or nobody. */
+	__u32 is_known;
+	/* The last scan that saw the owner hold the socket. */
+	__u32 seen_by;
+};
+
+/* The number of the scan that runs, or ran last; user space counts it up. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(max_entries, 1);
+} scan_number SEC(".maps");
+
+static __always_inline __u32 current_scan(void)
+{
+	__u32 zero = 0, *number = bpf_map_lookup_elem(&scan_number, &zero);
+
+	return number ? *number : 0;
+}
+
+/* The process that runs is the one that holds the socket. */
+static __always_inline void held_by_current(struct holder *holder)
+{
+	if (!owner_is_current(&holder->owner))
+		return;
+	holder->is_known = 1;
+	holder->seen_by = current_scan();
+}
+
+/* The scan found `found` to hold the socket. */
+static __always_inline void held_by(struct holder *holder, const struct owner *found)
+{
+	__u32 scan = current_scan();
+
+	if (holder->is_known && holder->owner.pid != found->pid && holder->seen_by + 1 >= scan)
+		return;
+	holder->owner = *found;
+	holder->is_known = 1;
+	holder->seen_by = scan;
+}
+
+#endif

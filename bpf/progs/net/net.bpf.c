@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * net: what every connection of this host moved, and who moved it.
+ *
+ *   inet_sock_set_state -> a connection starts, is established, is closed
+ *   sock_release        -> the process that held a socket lets go of it
+ *   sock_create         -> the process that made a UDP socket
+ *   ingress, egress     -> payload bytes of UDP packets
+ *
+ *   scan_listeners      <- at start: ports that are listened on
+ *   scan_sockets        <- before each report: who holds which socket
+ *   report_tcp          <- what each TCP connection did since the last report
+ *   report_udp_flows    <- what each UDP conversation did since then
+ *
+ * Nothing runs for a TCP packet but one look at its protocol, and nothing at all
+ * for a system call.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "abi/net.h"
+#include "progs/net/listen.bpf.h"
+#include "progs/net/tcp.bpf.h"
+#include "progs/net/udp.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
+{
+	if (sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (newstate == TCP_ESTABLISHED)
+		handle_established(sk, oldstate);
+	else if (newstate == TCP_CLOSE)
+		handle_closed(sk);
+	else if (newstate == TCP_SYN_SENT)
+		handle_start(sk, ROLE_CONNECTOR);
+	else if (newstate == TCP_LISTEN)
+		handle_start(sk, ROLE_LISTENER);
+	return 0;
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *sk)
+{
+	struct tcp_conn *conn;
+
+	if (sk->protocol == IPPROTO_TCP) {
+		conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
+		if (conn && conn->life & LIFE_ESTABLISHED)
+			handle_release(conn);
+	}
+	return 1;
+}
+
+SEC("cgroup/sock_create")
+int sock_create(struct bpf_sock *sk)
+{
+	if (sk->protocol == IPPROTO_UDP)
+		handle_created(sk);
+	return 1;
+}
+
+SEC("cgroup_skb/ingress")
+int ingress(struct __sk_buff *skb)
+{
+	if (may_be_udp(skb))
+		handle_udp(skb, INGRESS);
+	return 1;
+}
+
+SEC("cgroup_skb/egress")
+int egress(struct __sk_buff *skb)
+{
+	if (may_be_udp(skb))
+		handle_udp(skb, EGRESS);
+	return 1;
+}
+
+SEC("iter/task_file")
+int scan_listeners(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sk = socket ? socket->sk : NULL;
+
+	if (sk && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN)
+		remember_listener(sk);
+	return 0;
+}
+
+SEC("iter/task_file")
+int scan_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
+	struct sock *sk = socket ? socket->sk : NULL;
+	struct owner found = {};
+	__u16 family;
+
+	if (!task || !sk)
+		return 0;
+	family = sk->__sk_common.skc_family;
+	if ((family != AF_INET && family != AF_INET6) || !owner_of_task(task, &found))
+		return 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
+		handle_held_tcp(sk, &found);
+	else if (sk->sk_protocol == IPPROTO_UDP)
+		handle_held_udp(sk, &found);
+	return 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int report_tcp(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct sock *sk = ctx->sk;
+
+	if (sk)
+		report_open(ctx->meta->seq, sk);
+	return 0;
+}
+
+SEC("iter/bpf_map_elem")
+int report_udp_flows(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct udp_key *key = ctx->key;
+	struct udp_flow *flow = ctx->value;
+
+	if (key && flow)
+		report_udp(ctx->meta->seq, key, flow);
+	return 0;
+}

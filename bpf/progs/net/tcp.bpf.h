@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * TCP connections. What is known of one lives in its socket and dies with it;
+ * byte counts are the kernel's own, read when somebody wants a report.
+ *
+ * Two programs may report the same connection at once: the one that walks all
+ * connections and the one that sees it close. Each takes what was not reported
+ * yet with one compare-and-swap per counter, so nothing is reported twice.
+ */
+#ifndef NET_TCP_BPF_H
+#define NET_TCP_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi/net.h"
+#include "lib/count.bpf.h"
+#include "lib/holder.bpf.h"
+#include "lib/seq.bpf.h"
+#include "lib/sock.bpf.h"
+
+/* skc_flags bit SOCK_DONE: the peer's FIN was received, and counted as one byte. */
+#define SOCK_DONE_BIT 1
+
+/* Wake the reader when this much is waiting; it also comes by on its own. */
+#define WAKEUP_BYTES (256 * 1024)
+
+/* Set by the loader before load: whether sock_release is attached. */
+const volatile __u8 release_is_seen = 0;
+
+/* What the kernel has counted for a connection since it was opened. */
+struct tcp_totals {
+	__u64 sent;
+	__u64 received;
+	__u64 retransmits;
+	__u32 rtt_us;
+	__u32 rtt_var_us;
+};
+
+/* Bits of `tcp_conn.life`, each set once and never cleared. */
+enum life {
+	LIFE_ESTABLISHED = 1,
+	LIFE_CLOSED = 2,
+	LIFE_OPENING_REPORTED = 4,
+	LIFE_CLOSING_REPORTED = 8,
+};
+
+struct tcp_conn {
+	struct tuple tuple;
+	struct holder holder;
+	__u8 family;
+	__u8 role;
+	__u8 padding[2];
+	__u64 life;
+	/* How much of the totals was reported. */
+	__u64 sent;
+	__u64 received;
+	__u64 retransmits;
+	/* The totals at the end, because the kernel may clear its own. */
+	struct tcp_totals final;
+};
+
+/*
+ * Every TCP socket since its connect() or listen(). An accepted socket starts
+ * as a copy of its listener's entry. No limit but the number of sockets.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct tcp_conn);
+} tcp_conns SEC(".maps");
+
+/* Last reports of closed connections. Full: counted, and left to the walk. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2 * 1024 * 1024);
+} tcp_closed SEC(".maps");
+
+static __always_inline bool tcp_totals_of(struct sock *sk, struct tcp_totals *totals)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u64 fin;
+
+	if (!tp)
+		return false;
+	fin = (BPF_CORE_READ(sk, __sk_common.skc_flags) >> SOCK_DONE_BIT) & 1;
+	totals->sent = tp->bytes_sent - tp->bytes_retrans;
+	totals->received = tp->bytes_received - fin;
+	totals->retransmits = tp->total_retrans;
+	totals->rtt_us = tp->srtt_us >> 3;
+	totals->rtt_var_us = tp->mdev_us >> 2;
+	return true;
+}
+
+/*
+ * Takes what `total` has beyond `before`, the reported part as it was before
+ * `total` was read. Gives 0 if somebody else took it in between.
+ */
+static __always_inline __s64 take(__u64 *reported, __u64 before, __u64 total)
+{
+	if (total == before)
+		return 0;
+	if (__sync_val_compare_and_swap(reported, before, total) != before)
+		return 0;
+	return total - before;
+}
+
+/* As `take`, for totals that no longer change: tries again if it came second. */
+static __always_inline __s64 take_rest(__u64 *reported, __u64 total)
+{
+	__s64 taken = 0;
+
+#pragma unroll
+	for (int i = 0; i < 3; i++)
+		taken += take(reported, *(volatile __u64 *)reported, total);
+	return taken;
+}
+
+/* Takes the right to report `event`, which `happened` stands for. */
+static __always_inline __u8 take_event(struct tcp_conn *conn, __u64 happened, __u64 reported)
+{
+	if ((conn->life & (happened | reported)) != happened)
+		return 0;
+	return !(__sync_fetch_and_or(&conn->life, reported) & reported);
+}
+
+static __always_inline void describe(const struct tcp_conn *conn, struct tcp_delta *delta)
+{
+	delta->tuple = conn->tuple;
+	delta->owner = conn->holder.owner;
+	delta->family = conn->family;
+	delta->role = conn->role;
+	delta->padding = 0;
+}
+
+static __always_inline void take_events(struct tcp_conn *conn, struct tcp_delta *delta)
+{
+	delta->opened = take_event(conn, LIFE_ESTABLISHED, LIFE_OPENING_REPORTED);
+	delta->closed = take_event(conn, LIFE_CLOSED, LIFE_CLOSING_REPORTED);
+}
+
+/* The last report of a connection, out of `conn->final`. */
+static __always_inline void report_closing(struct tcp_conn *conn)
+{
+	struct tcp_delta *delta;
+	__u64 waiting;
+
+	if (conn->life & LIFE_CLOSING_REPORTED)
+		return;
+	delta = bpf_ringbuf_reserve(&tcp_closed, sizeof(*delta), 0);
+	if (!delta) {
+		count(COUNTER_CLOSES_LOST, 1);
+		return;
+	}
+	describe(conn, delta);
+	take_events(conn, delta);
+	delta->sent = take_rest(&conn->sent, conn->final.sent);
+	delta->received = take_rest(&conn->received, conn->final.received);
+	delta->retransmits = take_rest(&conn->retransmits, conn->final.retransmits);
+	delta->rtt_us = conn->final.rtt_us;
+	delta->rtt_var_us = conn->final.rtt_var_us;
+	waiting = bpf_ringbuf_query(&tcp_closed, BPF_RB_AVAIL_DATA);
+	bpf_ringbuf_submit(delta, waiting >= WAKEUP_BYTES ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+/* connect() and listen() run in the process that calls them. */
+static __always_inline void handle_start(struct sock *sk, __u8 role)
+{
+	struct tcp_conn fresh = {.role = role};
+	struct tcp_conn *conn;
+
+	held_by_current(&fresh.holder);
+	conn = bpf_sk_storage_get(&tcp_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn) {
+		count(COUNTER_CONNS_REFUSED, 1);
+		return;
+	}
+	/* The socket may have had an earlier life, before connect(AF_UNSPEC). */
+	*conn = fresh;
+}
+
+static __always_inline void handle_established(struct sock *sk, int oldstate)
+{
+	struct tcp_conn unknown = {};
+	struct tcp_conn *conn;
+
+	conn = bpf_sk_storage_get(&tcp_conns, sk, &unknown, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn) {
+		count(COUNTER_CONNS_REFUSED, 1);
+		return;
+	}
+	conn->family = tuple_of_sock(sk, &conn->tuple);
+	if (conn->role != ROLE_CONNECTOR && oldstate == TCP_SYN_RECV) {
+		conn->role = ROLE_ACCEPTOR;
+		conn->sent = 0;
+		conn->received = 0;
+		conn->retransmits = 0;
+		conn->holder.is_known = 0;
+		conn->life = LIFE_ESTABLISHED;
+		return;
+	}
+	__sync_fetch_and_or(&conn->life, LIFE_ESTABLISHED);
+}
+
+static __always_inline void handle_closed(struct sock *sk)
+{
+	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
+
+	if (!conn || !(conn->life & LIFE_ESTABLISHED))
+		return;
+	tcp_totals_of(sk, &conn->final);
+	__sync_fetch_and_or(&conn->life, LIFE_CLOSED);
+	/*
+	 * A reset may come before anyone is known to hold the socket. The process
+	 * that does will release it, and is known then.
+	 */
+	if (conn->holder.is_known || !release_is_seen)
+		report_closing(conn);
+}
+
+/* The last holder lets go of the socket, in its own context. */
+static __always_inline void handle_release(struct tcp_conn *conn)
+{
+	held_by_current(&conn->holder);
+	if (conn->life & LIFE_CLOSED)
+		report_closing(conn);
+}
+
+/* A process was found to hold this socket. Creates what is not known yet. */
+static __always_inline void handle_held_tcp(struct sock *sk, const struct owner *found)
+{
+	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	struct tcp_conn older = {};
+	struct tcp_totals totals = {};
+
+	if (conn) {
+		held_by(&conn->holder, found);
+		return;
+	}
+	if (state == TCP_CLOSE || state == TCP_SYN_SENT || state == TCP_NEW_SYN_RECV)
+		return;
+	held_by(&older.holder, found);
+	if (state == TCP_LISTEN) {
+		older.role = ROLE_LISTENER;
+	} else {
+		if (!tcp_totals_of(sk, &totals))
+			return;
+		older.family = tuple_of_sock(sk, &older.tuple);
+		older.role = is_listened(&older.tuple) ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
+		older.life = LIFE_ESTABLISHED | LIFE_OPENING_REPORTED;
+		older.sent = totals.sent;
+		older.received = totals.received;
+		older.retransmits = totals.retransmits;
+	}
+	if (!bpf_sk_storage_get(&tcp_conns, sk, &older, BPF_SK_STORAGE_GET_F_CREATE))
+		count(COUNTER_CONNS_REFUSED, 1);
+}
+
+/* Reports what one connection did since it was last reported, if anything. */
+static __always_inline void report_open(struct seq_file *seq, struct sock *sk)
+{
+	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
+	struct tcp_delta delta = {};
+	struct tcp_totals totals = {};
+	__u64 sent, received, retransmits;
+
+	if (!conn || !(conn->life & LIFE_ESTABLISHED) || !seq_has_room(seq, &delta, sizeof(delta)))
+		return;
+	/* The reported parts first: see take(). */
+	sent = *(volatile __u64 *)&conn->sent;
+	received = *(volatile __u64 *)&conn->received;
+	retransmits = *(volatile __u64 *)&conn->retransmits;
+	if (conn->life & LIFE_CLOSED)
+		totals = conn->final;
+	else if (!tcp_totals_of(sk, &totals))
+		return;
+	describe(conn, &delta);
+	take_events(conn, &delta);
+	delta.sent = take(&conn->sent, sent, totals.sent);
+	delta.received = take(&conn->received, received, totals.received);
+	delta.retransmits = take(&conn->retransmits, retransmits, totals.retransmits);
+	delta.rtt_us = totals.rtt_us;
+	delta.rtt_var_us = totals.rtt_var_us;
+	if (delta.sent || delta.received || delta.retransmits || delta.opened || delta.closed)
+		bpf_seq_write(seq, &delta, sizeof(delta));
+}
+
+#endif

@@ -1,0 +1,35 @@
+//! BPF programs, compiled, and the records that they share with Rust.
+//!
+//! Comes in: `progs/` and `abi/`, through the build script. Goes out: per plugin one object, and
+//! its record types with asserted layouts. Loads and attaches nothing.
+
+/// Puts an object where the ELF parser needs it: at a multiple of eight.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+macro_rules! object {
+    ($plugin:literal) => {{
+        static ALIGNED: &$crate::Aligned<[u8]> =
+            &$crate::Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $plugin, ".bpf.o")));
+        &ALIGNED.0
+    }};
+}
+
+/// `ebpf-net`: connections and what they moved.
+pub mod net {
+    /// The programs and maps of `progs/net/net.bpf.c`.
+    pub static OBJECT: &[u8] = object!("net");
+
+    /// The records of `abi/net.h`; their meaning is documented there.
+    pub mod abi {
+        #![allow(
+            missing_docs,
+            non_camel_case_types,
+            non_upper_case_globals,
+            unreachable_pub,
+            clippy::pedantic,
+            reason = "generated from C, in C's names"
+        )]
+        include!(concat!(env!("OUT_DIR"), "/net.rs"));
+    }
+}

@@ -1,0 +1,284 @@
+//! The command line.
+//!
+//! In: arguments and environment, as the caller found them. Out: a [`Command`] to carry out. It
+//! prints nothing, ends nothing and looks at nothing but its arguments and the file of
+//! `--config`. clap knows the commands, their help and their completion; the flags of `run` are
+//! read by [`config::flags`], which says why.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::{
+    Arg, ArgAction,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+};
+use clap_complete::Shell;
+
+use crate::config::{
+    self, Config, flags,
+    options::{Kind, Options},
+};
+
+const NAME: &str = "datakit-ebpf";
+const SHELLS: [&str; 4] = ["bash", "zsh", "fish", "powershell"];
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Collect.
+    Run(Box<Config>),
+    /// Print this to standard output and exit with 0.
+    Print(String),
+    /// Print this sentence to standard error and exit with 1.
+    Fail(String),
+}
+
+/// Where plugins are unless an option says otherwise: `ebpf-plugins` beside the executable.
+pub(crate) fn default_plugin_dir() -> PathBuf {
+    let executable = std::env::current_exe().unwrap_or_default();
+    executable.parent().unwrap_or(Path::new("")).join("ebpf-plugins")
+}
+
+/// Reads the command line. `args` begins with the name of the program.
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    default_plugin_dir: &Path,
+) -> Command {
+    command(args, environment, default_plugin_dir)
+        .unwrap_or_else(|error| Command::Fail(format!("{error:#}")))
+}
+
+fn command(
+    args: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    default_plugin_dir: &Path,
+) -> Result<Command> {
+    let options = Options::load()?;
+    let words = args
+        .into_iter()
+        .skip(1)
+        .map(|word| {
+            word.into_string().map_err(|word| anyhow!("\"{}\" is not UTF-8", word.display()))
+        })
+        .collect::<Result<Vec<String>>>()?;
+    let Some((command, words)) = words.split_first() else {
+        return Ok(Command::Print(app(&options).render_help().to_string()));
+    };
+    if command != "run" {
+        return other_command(&options, command, words);
+    }
+    let flags = flags::read(&options, words, "")?;
+    if flags.help {
+        return other_command(&options, "help", &["run".to_owned()]);
+    }
+    let lossy = |text: OsString| text.to_string_lossy().into_owned();
+    let environment = environment.into_iter().map(|(name, text)| (lossy(name), lossy(text)));
+    let config = config::load(&options, flags.layer, environment, default_plugin_dir)?;
+    Ok(Command::Run(Box::new(config)))
+}
+
+/// Everything but `run`.
+fn other_command(options: &Options, command: &str, words: &[String]) -> Result<Command> {
+    let arguments = [NAME, command].into_iter().chain(words.iter().map(String::as_str));
+    let matches = match app(options).try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() && command == "completion" => {
+            bail!("completion takes exactly one of {}", SHELLS.join(", "));
+        }
+        Err(error) if error.use_stderr() => {
+            let text = error.to_string();
+            let sentence = text.lines().next().unwrap_or_default();
+            bail!("{}", sentence.strip_prefix("error: ").unwrap_or(sentence));
+        }
+        Err(help) => return Ok(Command::Print(help.to_string())),
+    };
+    match matches.subcommand() {
+        Some(("completion", matches)) => {
+            let shell = matches.get_one::<Shell>("shell").context("completion of no shell")?;
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut app(options), NAME, &mut script);
+            Ok(Command::Print(String::from_utf8(script)?))
+        }
+        _ => Ok(Command::Print(version())),
+    }
+}
+
+/// One line, as DataKit's collector prints it.
+fn version() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let os = std::env::consts::OS;
+    let version = env!("CARGO_PKG_VERSION");
+    let built = option_env!("DATAKIT_EBPF_BUILD_DATE").unwrap_or("unknown");
+    format!("{NAME} version {version} {os}/{arch} {built}\n")
+}
+
+fn app(options: &Options) -> clap::Command {
+    let run = clap::Command::new("run")
+        .about("Collect, until told to stop")
+        .args(options.flags().map(arg));
+    let shells = PossibleValuesParser::new(SHELLS).try_map(|shell| shell.parse::<Shell>());
+    let shell = Arg::new("shell").required(true).value_parser(shells);
+    clap::Command::new(NAME)
+        .about("Collects what this host says on its network, and hands it to DataKit")
+        .subcommand(run)
+        .subcommand(clap::Command::new("version").about("Print the version"))
+        .subcommand(clap::Command::new("completion").about("Print a completion script").arg(shell))
+}
+
+/// A flag of `run` as help and completion show it.
+fn arg(entry: &config::options::Entry) -> Arg {
+    let effect = if entry.effective { "" } else { " (no effect yet)" };
+    let arg = Arg::new(entry.name.clone())
+        .long(entry.name.clone())
+        .visible_aliases(entry.aliases.clone())
+        .help(format!("{}{effect}", entry.help))
+        .help_heading(entry.group.clone());
+    match (entry.kind, &entry.default) {
+        (Kind::Switch, _) => arg.action(ArgAction::SetTrue),
+        (_, None) => arg.value_name(entry.value.clone()),
+        (_, Some(text)) => arg.value_name(entry.value.clone()).default_value(text.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Output, Sampling};
+
+    const LAUNCH: &str = include_str!("../../tests/data/config/launch.args");
+    const LAUNCH_SETTINGS: &str = include_str!("../../tests/data/config/launch.settings.toml");
+
+    fn parse_words<'a>(words: impl IntoIterator<Item = &'a str>) -> Command {
+        parse(words.into_iter().map(OsString::from), [], Path::new("/plugins"))
+    }
+
+    fn printed(words: &[&str]) -> String {
+        match parse_words([NAME].iter().chain(words).copied()) {
+            Command::Print(text) => text,
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+
+    fn failure(words: &[&str]) -> String {
+        match parse_words([NAME].iter().chain(words).copied()) {
+            Command::Fail(sentence) => sentence,
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+
+    fn running(words: &[&str]) -> Config {
+        match parse_words([NAME, "run"].iter().chain(words).copied()) {
+            Command::Run(config) => *config,
+            other => panic!("{words:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_datakit_passes_is_understood_without_any_environment() {
+        let Command::Run(config) = parse_words(LAUNCH.lines()) else { panic!("does not run") };
+        assert_eq!(config.enabled.len(), 5);
+        assert_eq!(config.output, Output::Datakit);
+        assert_eq!(config.api_server, "http://10.0.0.1:9529");
+        assert_eq!(config.trace_server, "http://10.0.0.2:9529");
+        assert_eq!(config.hostname.as_deref(), Some("web-1"));
+        assert_eq!(config.interval, Duration::from_secs(90));
+        assert_eq!(config.status_listen.as_deref(), Some("127.0.0.1:6061"));
+        assert_eq!(config.limits.cpu_cores, Some(2.0));
+        assert_eq!(config.limits.mem_bytes, Some(4 << 30));
+        assert_eq!(config.limits.net_bytes_per_s, Some(100 << 20));
+        assert_eq!(config.sampling, Sampling::Rate(0.5));
+        let tags = config.tags.iter().map(|(key, value)| format!("{key}={value}"));
+        assert_eq!(tags.collect::<Vec<_>>().join(";"), LAUNCH.lines().last().unwrap());
+        assert_eq!(config.collector, LAUNCH_SETTINGS.parse().unwrap());
+        let expected = ["--res-cpu", "--res-mem", "--res-net", "--sampling-rate"]
+            .map(|flag| format!("{flag} is accepted but has no effect yet"));
+        assert_eq!(config.warnings, expected);
+    }
+
+    #[test]
+    fn no_command_is_a_call_for_help() {
+        assert_eq!(printed(&[]), printed(&["--help"]));
+        assert_eq!(printed(&["-h"]), printed(&["help"]));
+        for command in ["run", "version", "completion", "help"] {
+            assert!(printed(&[]).contains(&format!("\n  {command} ")), "{command}");
+        }
+    }
+
+    #[test]
+    fn help_of_run_lists_every_flag() {
+        let help = printed(&["help", "run"]);
+        for entry in Options::load().unwrap().flags() {
+            assert!(help.contains(&format!("--{} ", entry.name)), "{}", entry.name);
+        }
+        assert_eq!(help, printed(&["run", "--interval", "90s", "--help"]));
+    }
+
+    #[test]
+    fn the_version_is_one_line_of_five_words() {
+        let text = printed(&["version"]);
+        assert!(text.starts_with("datakit-ebpf version ") && text.ends_with('\n'), "{text}");
+        assert_eq!(text.split_whitespace().count(), 5, "{text}");
+        assert!(!text.contains("x86_64") && text.contains('/'), "{text}");
+    }
+
+    #[test]
+    fn completion_takes_exactly_one_of_four_shells() {
+        for shell in SHELLS {
+            assert!(printed(&["completion", shell]).contains("interval"), "{shell}");
+        }
+        for shells in [&[][..], &["elvish"], &["bash", "zsh"]] {
+            assert_eq!(
+                failure(&[&["completion"], shells].concat()),
+                "completion takes exactly one of bash, zsh, fish, powershell"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_command_fails_with_one_sentence() {
+        let sentence = failure(&["collect"]);
+        assert!(sentence.contains("collect") && !sentence.contains('\n'), "{sentence}");
+        failure(&["--interval", "90s"]);
+    }
+
+    #[test]
+    fn a_bad_value_fails_with_one_sentence_that_says_what_is_allowed() {
+        assert_eq!(
+            failure(&["run", "--enabled", "a", "--res-mem", "4XB"]),
+            "--res-mem: \"4XB\" is not a size; write a number and a unit such as 512MiB or 4GB"
+        );
+        assert_eq!(
+            failure(&["run", "--enabled", "a", "--ipv6_disabled=maybe"]),
+            "--ipv6_disabled: \"maybe\" is not a switch; write true or false"
+        );
+        assert!(failure(&["run"]).starts_with("no plugin is enabled;"));
+    }
+
+    #[test]
+    fn an_unknown_flag_with_a_value_leaves_the_rest_alone() {
+        let config = running(&["--enabled", "a", "--foo", "bar", "--interval", "90s"]);
+        assert_eq!(config.interval, Duration::from_secs(90));
+        assert_eq!(config.warnings.len(), 2);
+        assert!(config.warnings[0].starts_with("unknown flag --foo is ignored;"));
+    }
+
+    #[test]
+    fn the_file_that_config_names_lies_below_the_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ebpf.conf");
+        std::fs::write(&path, "enabled = ['a']\nservice = 'file'\nhostname = 'file'").unwrap();
+        let config = running(&["--config", path.to_str().unwrap(), "--service", "flag"]);
+        assert_eq!((config.service.as_str(), config.hostname.as_deref()), ("flag", Some("file")));
+        assert!(failure(&["run", "--config", "/nowhere"]).starts_with("--config: read /nowhere: "));
+    }
+}

@@ -1,0 +1,214 @@
+//! Configuration: from what was written, wherever, to what we run on.
+//!
+//! In: flags, environment variables and a file. Out: one checked [`Config`], or one sentence on
+//! what is wrong. The environment wins over flags, flags over the file, the file over defaults.
+//! It prints nothing and starts nothing; which plugins exist is not known here.
+//!
+//! ```text
+//! options      the table of all options (conf/options.toml)
+//! flags        words of the command line  ┐
+//! environment  variables                  ├─> layers ─> resolve ─> Config
+//! file         ebpf.conf or our own TOML  ┘
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+mod environment;
+mod file;
+pub(crate) mod flags;
+mod layers;
+pub(crate) mod options;
+mod resolve;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+use file::File;
+use layers::{Layer, Layers};
+use options::Options;
+
+/// All that the host runs on.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// Names of the plugins to run. Empty only if the output is not DataKit: all there are.
+    pub(crate) enabled: Vec<String>,
+    /// Where plugins are looked up.
+    pub(crate) plugin_dir: PathBuf,
+    /// Where points go.
+    pub(crate) output: Output,
+    /// Base URL of the DataKit that receives points; no slash at the end.
+    pub(crate) api_server: String,
+    /// Base URL of the DataKit that receives spans; no slash at the end.
+    pub(crate) trace_server: String,
+    /// Value of the tag `host`, if it was given.
+    pub(crate) hostname: Option<String>,
+    /// Value of the tag `service`.
+    pub(crate) service: String,
+    /// Further tags of all points, no key twice.
+    pub(crate) tags: Vec<(String, String)>,
+    /// How often collectors report; at least a second.
+    pub(crate) interval: Duration,
+    /// From which level on to log.
+    pub(crate) log_level: LogLevel,
+    /// Log file; none: standard error.
+    pub(crate) log: Option<PathBuf>,
+    /// Pid file, if there is to be one.
+    pub(crate) pidfile: Option<PathBuf>,
+    /// File that takes the place of standard error, if there is to be one.
+    pub(crate) stderr_file: Option<PathBuf>,
+    /// `host:port` where the status is served, if it is.
+    pub(crate) status_listen: Option<String>,
+    /// Bytes of memory for encoded points that wait for upload.
+    pub(crate) queue_bytes: u64,
+    /// What the collector may use.
+    pub(crate) limits: Limits,
+    /// Which share of points to send.
+    pub(crate) sampling: Sampling,
+    /// The cluster whose names become tags.
+    pub(crate) kubernetes: Kubernetes,
+    /// Settings handed to every plugin; `conf/options.toml` names most of their keys.
+    pub(crate) collector: toml::Table,
+    /// Settings of single plugins by name, unread.
+    pub(crate) plugins: BTreeMap<String, toml::Table>,
+    /// What the operator should know although it is no error, one sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where points go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// To DataKit over HTTP.
+    Datakit,
+    /// To standard output, for people.
+    Console,
+    /// To a file, for programs.
+    File {
+        /// Which file; none: standard output.
+        path: Option<PathBuf>,
+        /// How points are written.
+        format: FileFormat,
+    },
+}
+
+/// How the file output writes a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileFormat {
+    /// A line of line protocol.
+    LineProtocol,
+    /// A line of JSON.
+    Json,
+}
+
+/// From which level on to log, in the words that DataKit uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What an operator may want to know.
+    Info,
+    /// What an operator should look at.
+    Warn,
+    /// What went wrong.
+    Error,
+    /// As `Error`; there is nothing above it.
+    Panic,
+    /// As `Error`; there is nothing above it.
+    Dpanic,
+    /// As `Error`; there is nothing above it.
+    Fatal,
+}
+
+impl LogLevel {
+    /// The level as a filter of `tracing`.
+    pub(crate) fn filter(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error | Self::Panic | Self::Dpanic | Self::Fatal => "error",
+        }
+    }
+}
+
+/// What the collector may use; none: no limit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Limits {
+    /// CPU cores.
+    pub(crate) cpu_cores: Option<f64>,
+    /// Bytes of resident memory.
+    pub(crate) mem_bytes: Option<u64>,
+    /// Bytes a second, per network card and direction.
+    pub(crate) net_bytes_per_s: Option<u64>,
+}
+
+/// Which share of points to send.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Sampling {
+    /// All.
+    Off,
+    /// This share, 0.01 to 1.
+    Rate(f64),
+    /// About this many a minute.
+    PointsPerMinute(f64),
+}
+
+/// The cluster whose names become tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kubernetes {
+    /// Its API server.
+    pub(crate) url: Option<String>,
+    /// Token for the API server.
+    pub(crate) token: Option<Secret>,
+    /// File with the token for the API server.
+    pub(crate) token_path: Option<PathBuf>,
+    /// Labels of workloads that become tags.
+    pub(crate) workload_labels: Vec<String>,
+    /// What such tags begin with; empty: nothing is put before the label.
+    pub(crate) workload_label_prefix: String,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// Makes the configuration of flags, environment and the file that a flag names.
+/// `default_plugin_dir` is where plugins are unless somebody says otherwise.
+pub(crate) fn load(
+    options: &Options,
+    flags: Layer,
+    environment: impl IntoIterator<Item = (String, String)>,
+    default_plugin_dir: &Path,
+) -> Result<Config> {
+    let file = match flags.get("config") {
+        Some(path) => file::read(options, Path::new(path.text()))?,
+        None => File::default(),
+    };
+    let environment = environment::read(options, environment, "")?;
+    combine(options, environment, flags, file, default_plugin_dir)
+}
+
+fn combine(
+    options: &Options,
+    environment: Layer,
+    flags: Layer,
+    file: File,
+    default_plugin_dir: &Path,
+) -> Result<Config> {
+    let written = vec![environment, file.environment, flags, file.args, file.keys];
+    let layers = Layers::new(options, written, file.is_datakits)?;
+    resolve::config(layers, file.plugins, default_plugin_dir)
+}

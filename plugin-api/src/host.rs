@@ -1,0 +1,73 @@
+//! What a plugin may ask of the host. No call blocks: a plugin that reads a kernel ring must
+//! never wait for the network.
+
+use std::fmt::Display;
+
+use abi_stable::StableAbi;
+use abi_stable::sabi_trait::TD_Opaque;
+use abi_stable::std_types::{RArc, RString};
+
+use crate::module::{HostApi, HostApi_TO};
+use crate::point::Points;
+
+/// How important a log line is.
+#[repr(u8)]
+#[derive(StableAbi, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Something is lost or broken and stays so.
+    Error,
+    /// Something is lost or degraded for now.
+    Warn,
+    /// What an operator wants to read once.
+    Info,
+    /// What a developer wants to read.
+    Debug,
+}
+
+/// A name and a value beside the message of a log line.
+#[repr(C)]
+#[derive(StableAbi, Debug)]
+pub struct LogField {
+    /// The name, lower case.
+    pub name: RString,
+    /// The value as text.
+    pub value: RString,
+}
+
+impl LogField {
+    /// `value` as it displays itself.
+    pub fn new(name: &str, value: impl Display) -> Self {
+        Self { name: name.into(), value: value.to_string().into() }
+    }
+}
+
+/// The host, as a plugin sees it. Cheap to clone, and may be used from any thread.
+#[repr(transparent)]
+#[derive(StableAbi, Clone)]
+pub struct Host {
+    inner: HostApi_TO<RArc<()>>,
+}
+
+impl Host {
+    /// Wraps the host's implementation; called by the host.
+    pub fn new(host: impl HostApi) -> Self {
+        Self { inner: HostApi_TO::from_ptr(RArc::new(host), TD_Opaque) }
+    }
+
+    /// Hands a batch over. Returns at once; `false` means that the host had no room and has
+    /// counted the points as dropped. Batches of up to some thousand points are best.
+    pub fn send(&self, points: Points) -> bool {
+        points.is_empty() || self.inner.send(points)
+    }
+
+    /// Writes a line to the host's log: a constant message, and fields for what varies.
+    pub fn log(&self, level: Level, message: &str, fields: &[LogField]) {
+        self.inner.log(level, message.into(), fields.into());
+    }
+
+    /// Says that the plugin cannot go on, for instance because a thread of it ended in a panic.
+    /// The host marks it as failed, with `reason`, and keeps running.
+    pub fn fail(&self, reason: impl Display) {
+        self.inner.fail(reason.to_string().as_str().into());
+    }
+}

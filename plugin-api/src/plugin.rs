@@ -1,0 +1,37 @@
+//! What the host may ask of a plugin: the trait that authors write.
+
+use crate::error::PluginError;
+use crate::host::Host;
+use crate::report::{Metric, ProbeVerdict};
+
+/// A collector. Calls come from one thread at a time; a panic in any of them marks the plugin
+/// as failed and does not reach the host.
+pub trait Plugin: Sized + Send + 'static {
+    /// The name that operators enable: lower case with hyphens. The file of `my-plugin` is
+    /// `libmy_plugin.so`.
+    const NAME: &'static str;
+
+    /// The plugin's own version, usually `env!("CARGO_PKG_VERSION")`.
+    const VERSION: &'static str;
+
+    /// Reads `settings`, TOML text with two tables: `[collector]`, what the operator set for all
+    /// plugins, and `[settings]`, this plugin's own `[plugins.<name>]` from the configuration.
+    /// Attaches nothing yet.
+    fn new(settings: &str, host: Host) -> Result<Self, PluginError>;
+
+    /// Attaches and starts. Returns when data flows; threads of the plugin's own do the rest.
+    fn start(&mut self) -> Result<(), PluginError>;
+
+    /// Sends what is left, detaches, and joins every thread. Nothing runs afterwards.
+    fn stop(&mut self);
+
+    /// What became of each probe, for `/status`.
+    fn probes(&self) -> Vec<ProbeVerdict> {
+        Vec::new()
+    }
+
+    /// The plugin's own numbers, for `/metrics`. Must be quick.
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,194 @@
+//! The plugin's thread: records out of the kernel, points to the host.
+//!
+//! Closed connections come through a ring, as they close. Everything else is asked for once per
+//! interval: first who holds which socket, then what each conversation did.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use bpf::net::abi;
+use plugin_api::{Category, Host, Points};
+use plugin_support::clock::unix_time_ns;
+use plugin_support::iter::Iterator;
+use plugin_support::loader::Loaded;
+use plugin_support::map::{Map, Number};
+use plugin_support::process::Processes;
+use plugin_support::ring::Ring;
+use plugin_support::worker::Waiter;
+
+use crate::config::Config;
+use crate::decode::{self, DecodeError, Delta};
+use crate::netflow::aggregate::{Aggregate, Flush};
+use crate::netflow::point;
+
+/// Points in one batch to the host.
+const BATCH: usize = 512;
+
+/// What went wrong on the way, for `/metrics`.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) undecodable: AtomicU64,
+    pub(crate) failed_passes: AtomicU64,
+    pub(crate) flows_refused: AtomicU64,
+    pub(crate) flow_bytes_refused: AtomicU64,
+}
+
+pub(crate) struct Collector {
+    host: Host,
+    interval: Duration,
+    scans: u32,
+    scan_number: Number,
+    scan_sockets: Iterator,
+    closed: Ring,
+    tcp: Iterator,
+    /// `None` where UDP cannot be counted; the verdicts say why.
+    udp: Option<Udp>,
+    aggregate: Aggregate,
+    processes: Processes,
+    counts: Arc<Counts>,
+}
+
+struct Udp {
+    deltas: Iterator,
+    flows: Map<abi::udp_key, abi::udp_flow>,
+}
+
+impl Collector {
+    /// Learns what is open already. Probes must be attached.
+    pub(crate) fn new(
+        loaded: &mut Loaded,
+        config: &Config,
+        host: Host,
+        counts: Arc<Counts>,
+    ) -> Result<Self> {
+        let udp = match loaded.iterator("report_udp_flows", Some("udp_flows")) {
+            Ok(deltas) => Some(Udp { deltas, flows: loaded.map("udp_flows")? }),
+            Err(error) => {
+                log::warn!(error:% = format!("{error:#}"); "no UDP flows");
+                None
+            }
+        };
+        loaded
+            .iterator("scan_listeners", None)?
+            .run_silent()
+            .context("scan for listening sockets")?;
+        let mut collector = Self {
+            host,
+            interval: config.interval,
+            scans: 0,
+            scan_number: loaded.number("scan_number")?,
+            scan_sockets: loaded.iterator("scan_sockets", None)?,
+            closed: loaded.ring("tcp_closed")?,
+            tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,
+            udp,
+            aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
+            processes: Processes::default(),
+            counts,
+        };
+        collector.scan().context("scan for open sockets")?;
+        Ok(collector)
+    }
+
+    /// Runs until it is told to stop, and reports a last time then.
+    pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
+        waiter.watch(self.closed.as_fd()).context("watch the ring")?;
+        let mut due = Instant::now() + self.interval;
+        while waiter.wait(due).context("wait for records")? {
+            self.drain_closed();
+            if Instant::now() >= due {
+                self.report();
+                due = (due + self.interval).max(Instant::now());
+            }
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        let scanned = self.scan();
+        self.note("scan for open sockets", scanned);
+        let read = self.read_tcp();
+        self.note("read TCP counters", read.map_err(Into::into));
+        let read = self.read_udp();
+        self.note("read UDP counters", read.map_err(Into::into));
+        self.drain_closed();
+        let flush = self.aggregate.flush();
+        self.send(&flush);
+    }
+
+    /// Who holds which socket.
+    fn scan(&mut self) -> Result<()> {
+        self.scans = self.scans.wrapping_add(1);
+        self.scan_number.set(self.scans)?;
+        Ok(self.scan_sockets.run_silent()?)
+    }
+
+    fn drain_closed(&mut self) {
+        let Self { closed, aggregate, counts, .. } = self;
+        closed.drain(|record| observe(aggregate, counts, decode::tcp(record)));
+    }
+
+    fn read_tcp(&mut self) -> io::Result<()> {
+        let Self { tcp, aggregate, counts, .. } = self;
+        tcp.run(size_of::<abi::tcp_delta>(), |record| {
+            observe(aggregate, counts, decode::tcp(record));
+        })
+    }
+
+    /// A conversation that was idle for a whole interval is removed, to make room.
+    fn read_udp(&mut self) -> io::Result<()> {
+        let Self { udp: Some(Udp { deltas, flows }), aggregate, counts, .. } = self else {
+            return Ok(());
+        };
+        let mut idle = Vec::new();
+        deltas.run(size_of::<abi::udp_delta>(), |record| match decode::udp(record) {
+            Ok((delta, key)) if delta.sent == 0 && delta.received == 0 => idle.push(key),
+            decoded => observe(aggregate, counts, decoded.map(|(delta, _)| delta)),
+        })?;
+        for key in idle {
+            if let Some(rest) = flows.take(&key)? {
+                observe(aggregate, counts, decode::udp_rest(&key, &rest));
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, flush: &Flush) {
+        let Flush { flows, refused, refused_bytes } = flush;
+        self.counts.flows_refused.fetch_add(*refused, Ordering::Relaxed);
+        self.counts.flow_bytes_refused.fetch_add(*refused_bytes, Ordering::Relaxed);
+        let time_ns = unix_time_ns();
+        let mut points = Points::new(Category::Network, point::FEED);
+        for (key, stats) in flows {
+            point::netflow(&mut points, &self.processes, key, stats, time_ns);
+            if points.len() == BATCH {
+                let full =
+                    std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
+                // What the host has no room for, the host counts.
+                self.host.send(full);
+            }
+        }
+        self.host.send(points);
+    }
+
+    fn note(&self, attempt: &str, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.counts.failed_passes.fetch_add(1, Ordering::Relaxed);
+            log::warn!(error:% = format!("{error:#}"); "could not {attempt}, next interval tries again");
+        }
+    }
+}
+
+fn observe(aggregate: &mut Aggregate, counts: &Counts, decoded: Result<Delta, DecodeError>) {
+    match decoded {
+        Ok(delta) => aggregate.observe(&delta),
+        Err(error) => {
+            counts.undecodable.fetch_add(1, Ordering::Relaxed);
+            log::debug!(error:%; "undecodable record");
+        }
+    }
+}

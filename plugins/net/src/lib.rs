@@ -1,0 +1,18 @@
+//! `ebpf-net`: who talks to whom on this host, and how much.
+//!
+//! ```text
+//! kernel --records--> collect --bytes--> decode --Delta--> netflow::aggregate
+//!        --Flow--> netflow::point --Points--> host
+//! ```
+//!
+//! `plugin` starts and stops it, `config` reads its settings, `probes` says what is attached.
+#![forbid(unsafe_code)]
+
+mod collect;
+mod config;
+mod decode;
+mod netflow;
+mod plugin;
+mod probes;
+
+plugin_api::export_plugin!(plugin::Net);

@@ -1,0 +1,5 @@
+//! netflow: bytes, round-trip times and connection counts per conversation.
+
+pub(crate) mod aggregate;
+mod filter;
+pub(crate) mod point;

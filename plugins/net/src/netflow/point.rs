@@ -1,0 +1,181 @@
+//! Flows to points: the names on the wire, and nothing else.
+
+use plugin_api::{PointBuilder, Points, Text};
+use plugin_support::process::Processes;
+
+use crate::decode::{Direction, Endpoint, Rtt};
+use crate::netflow::aggregate::{FlowKey, FlowStats, Transport, ip_type};
+
+pub(crate) const FEED: &str = "ebpf-net/netflow";
+const MEASUREMENT: &str = "netflow";
+const MASKED: &str = "*";
+const NOT_TRANSLATED: &str = "N/A";
+const UNKNOWN: &str = "";
+
+/// Adds the point of one flow. `source` is this host's end.
+pub(crate) fn netflow(
+    points: &mut Points,
+    processes: &Processes,
+    key: &FlowKey,
+    stats: &FlowStats,
+    time_ns: i64,
+) {
+    let FlowKey { source, destination, transport, direction, owner, netns } = key;
+    let mut point = points.point(MEASUREMENT, time_ns);
+    let here = End::write(&mut point, source);
+    let there = End::write(&mut point, destination);
+    let (side, name, client, server) = match direction {
+        Direction::Outgoing => ("client", "outgoing", here, there),
+        Direction::Incoming => ("server", "incoming", there, here),
+    };
+    point
+        .tag("family", if source.ip.is_ipv4() { "IPv4" } else { "IPv6" })
+        .tag("direction", name)
+        .tag("transport", if *transport == Transport::Tcp { "tcp" } else { "udp" })
+        .tag("src_ip", here.ip)
+        .tag("src_port", here.port)
+        .tag("src_ip_type", here.ip_type)
+        .tag("dst_ip", there.ip)
+        .tag("dst_port", there.port)
+        .tag("dst_ip_type", there.ip_type)
+        .tag("dst_domain", UNKNOWN)
+        .tag("dst_nat_ip", NOT_TRANSLATED)
+        .tag("dst_nat_port", NOT_TRANSLATED)
+        .tag_display("pid", owner.pid)
+        .tag_display("process_name", processes.name(owner.pid, &owner.comm))
+        .tag_display("netns", netns)
+        .tag("conn_side", side)
+        .tag("client_ip", client.ip)
+        .tag("client_port", client.port)
+        .tag("client_ip_type", client.ip_type)
+        .tag("server_ip", server.ip)
+        .tag("server_port", server.port)
+        .tag("server_ip_type", server.ip_type)
+        .tag("server_domain", UNKNOWN);
+
+    let (sent, received) = (stats.sent, stats.received);
+    let (client_sent, server_sent) = match direction {
+        Direction::Outgoing => (sent, received),
+        Direction::Incoming => (received, sent),
+    };
+    point
+        .field("bytes_read", received)
+        .field("bytes_written", sent)
+        .field("client_sent", client_sent)
+        .field("server_sent", server_sent);
+    if *transport == Transport::Tcp {
+        let Rtt { mean_us, deviation_us } = stats.rtt();
+        point
+            .field("retransmits", stats.retransmits as i64)
+            .field("rtt", i64::from(mean_us))
+            .field("rtt_var", i64::from(deviation_us))
+            .field("tcp_closed", stats.closed as i64)
+            .field("tcp_established", stats.opened as i64);
+    }
+}
+
+/// One end of a flow as text in the batch, written once and used by several tags.
+#[derive(Clone, Copy)]
+struct End {
+    ip: Text,
+    port: Text,
+    ip_type: Text,
+}
+
+impl End {
+    fn write(point: &mut PointBuilder<'_>, end: &Endpoint) -> Self {
+        Self {
+            ip: point.text(end.ip),
+            port: end.port.map_or(MASKED.into(), |port| point.text(port)),
+            ip_type: ip_type(end.ip).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FEED, netflow};
+    use crate::decode::tests::closed;
+    use crate::decode::{Direction, tcp};
+    use crate::netflow::aggregate::Aggregate;
+    use plugin_api::{Category, Points, Value};
+    use plugin_support::process::Processes;
+    use std::collections::BTreeMap;
+    use zerocopy::IntoBytes as _;
+
+    type Shown = (BTreeMap<&'static str, String>, BTreeMap<&'static str, i64>);
+
+    fn point_of(direction: Direction) -> Shown {
+        let mut delta = tcp(closed().as_bytes()).unwrap();
+        delta.direction = direction;
+        if direction == Direction::Incoming {
+            std::mem::swap(&mut delta.local, &mut delta.remote);
+        }
+        let mut aggregate = Aggregate::new(false, 0);
+        aggregate.observe(&delta);
+        let mut points = Points::new(Category::Network, FEED);
+        for (key, stats) in &aggregate.flush().flows {
+            netflow(&mut points, &Processes::default(), key, stats, 17);
+        }
+        let point = points.iter().next().unwrap();
+        let tags = point.tags().map(|(key, value)| (key, points.resolve(value).to_owned()));
+        let fields = point.fields().map(|(key, value)| match value {
+            Value::I64(value) => (key, value),
+            other => panic!("{key} is {other:?}"),
+        });
+        (tags.collect(), fields.collect())
+    }
+
+    #[test]
+    fn an_outgoing_flow_has_every_documented_tag_and_field() {
+        let (tags, fields) = point_of(Direction::Outgoing);
+        let expected = [
+            ("client_ip", "10.0.0.5"),
+            ("client_ip_type", "private"),
+            ("client_port", "*"),
+            ("conn_side", "client"),
+            ("direction", "outgoing"),
+            ("dst_domain", ""),
+            ("dst_ip", "93.184.216.34"),
+            ("dst_ip_type", "other"),
+            ("dst_nat_ip", "N/A"),
+            ("dst_nat_port", "N/A"),
+            ("dst_port", "443"),
+            ("family", "IPv4"),
+            ("netns", "4026531840"),
+            ("pid", "2210"),
+            ("process_name", "curl"),
+            ("server_domain", ""),
+            ("server_ip", "93.184.216.34"),
+            ("server_ip_type", "other"),
+            ("server_port", "443"),
+            ("src_ip", "10.0.0.5"),
+            ("src_ip_type", "private"),
+            ("src_port", "*"),
+            ("transport", "tcp"),
+        ];
+        assert_eq!(tags, expected.map(|(key, value)| (key, value.to_owned())).into());
+        let expected = [
+            ("bytes_read", 5120),
+            ("bytes_written", 820),
+            ("client_sent", 820),
+            ("retransmits", 2),
+            ("rtt", 23110),
+            ("rtt_var", 4100),
+            ("server_sent", 5120),
+            ("tcp_closed", 1),
+            ("tcp_established", 1),
+        ];
+        assert_eq!(fields, expected.into());
+    }
+
+    #[test]
+    fn in_an_incoming_flow_this_host_is_the_server() {
+        let (tags, fields) = point_of(Direction::Incoming);
+        assert_eq!(tags["conn_side"], "server");
+        assert_eq!((tags["server_ip"].as_str(), tags["server_port"].as_str()), ("93.184.216.34", "443"));
+        assert_eq!((tags["server_ip_type"].as_str(), tags["client_ip_type"].as_str()), ("other", "private"));
+        assert_eq!((tags["src_port"].as_str(), tags["dst_port"].as_str()), ("443", "*"));
+        assert_eq!((fields["client_sent"], fields["server_sent"]), (5120, 820));
+    }
+}

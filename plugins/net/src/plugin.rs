@@ -1,0 +1,123 @@
+//! The plugin as the host sees it: start, stop, and what it says about itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result};
+use bpf::net::{OBJECT, abi};
+use plugin_api::{Host, Metric, Plugin, PluginError, ProbeVerdict};
+use plugin_support::loader::{self, Facts, Global, Loaded};
+use plugin_support::log;
+use plugin_support::map::Counters;
+use plugin_support::worker::Worker;
+
+use crate::collect::{Collector, Counts};
+use crate::config::Config;
+use crate::probes::PROBES;
+
+/// `ebpf-net`.
+pub(crate) struct Net {
+    config: Config,
+    host: Host,
+    counts: Arc<Counts>,
+    running: Option<Running>,
+}
+
+struct Running {
+    worker: Worker,
+    kernel_counts: Counters,
+    loaded: Loaded,
+}
+
+impl Plugin for Net {
+    const NAME: &'static str = "ebpf-net";
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+
+    fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
+        log::install(host.clone());
+        let config = Config::parse(settings)?;
+        Ok(Self { config, host, counts: Arc::default(), running: None })
+    }
+
+    fn start(&mut self) -> Result<(), PluginError> {
+        self.running = Some(self.run()?);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.worker.stop();
+        }
+    }
+
+    fn probes(&self) -> Vec<ProbeVerdict> {
+        self.running.as_ref().map_or_else(Vec::new, |running| running.loaded.verdicts().to_vec())
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        let in_kernel = |index| {
+            self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index))
+        };
+        let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused } =
+            self.counts.as_ref();
+        [
+            (
+                "closes_lost",
+                "Closing TCP connections whose last report found the ring full.",
+                in_kernel(abi::COUNTER_CLOSES_LOST),
+            ),
+            (
+                "connections_refused",
+                "TCP connections for which the kernel had no memory.",
+                in_kernel(abi::COUNTER_CONNS_REFUSED),
+            ),
+            (
+                "udp_packets_refused",
+                "UDP packets of conversations that found the table full.",
+                in_kernel(abi::COUNTER_UDP_PACKETS_REFUSED),
+            ),
+            (
+                "udp_bytes_refused",
+                "Payload bytes of those packets.",
+                in_kernel(abi::COUNTER_UDP_BYTES_REFUSED),
+            ),
+            (
+                "flows_refused",
+                "Reports of conversations that found the flow table full.",
+                counted(flows_refused),
+            ),
+            ("flow_bytes_refused", "Payload bytes of those reports.", counted(flow_bytes_refused)),
+            ("records_undecodable", "Kernel records that made no sense.", counted(undecodable)),
+            (
+                "passes_failed",
+                "Passes over the kernel's sockets that failed and were tried again later.",
+                counted(failed_passes),
+            ),
+        ]
+        .map(|(name, help, value)| Metric::counter(name, help, value))
+        .to_vec()
+    }
+}
+
+impl Net {
+    fn run(&self) -> Result<Running> {
+        let facts = Facts::of_this_host()?;
+        let globals = [
+            Global { name: "release_is_seen", value: &[u8::from(facts.has_cgroup())] },
+            Global { name: "ephemeral_port", value: &self.config.ephemeral_port.to_ne_bytes() },
+        ];
+        let mut loaded = loader::load(facts, OBJECT, &globals, PROBES)?;
+        let kernel_counts = loaded.counters("counters")?;
+        let collector = Collector::new(
+            &mut loaded,
+            &self.config,
+            self.host.clone(),
+            Arc::clone(&self.counts),
+        )?;
+        let worker =
+            Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
+                .context("start the collecting thread")?;
+        Ok(Running { worker, kernel_counts, loaded })
+    }
+}

@@ -1,0 +1,56 @@
+//! What this plugin attaches, and what it cannot do without which.
+
+use plugin_support::probe::{Hook, Need, Probe, Way};
+
+const UDP: Need = Need::Optional("UDP flows");
+
+pub(crate) const PROBES: &[Probe] = &[
+    Probe {
+        name: "TCP state change",
+        need: Need::Required,
+        ways: &[Way {
+            program: "inet_sock_set_state",
+            hook: Hook::Tracepoint("inet_sock_set_state"),
+        }],
+    },
+    Probe {
+        name: "socket release",
+        need: Need::Optional("the process behind connections that were reset early"),
+        ways: &[Way { program: "sock_release", hook: Hook::Socket("sock_release") }],
+    },
+    Probe {
+        name: "socket creation",
+        need: UDP,
+        ways: &[Way { program: "sock_create", hook: Hook::Socket("sock_create") }],
+    },
+    Probe {
+        name: "packets received",
+        need: UDP,
+        ways: &[Way { program: "ingress", hook: Hook::SocketIngress }],
+    },
+    Probe {
+        name: "packets sent",
+        need: UDP,
+        ways: &[Way { program: "egress", hook: Hook::SocketEgress }],
+    },
+    Probe {
+        name: "scan for listeners",
+        need: Need::Required,
+        ways: &[Way { program: "scan_listeners", hook: Hook::Iterator("task_file") }],
+    },
+    Probe {
+        name: "scan for open sockets",
+        need: Need::Required,
+        ways: &[Way { program: "scan_sockets", hook: Hook::Iterator("task_file") }],
+    },
+    Probe {
+        name: "TCP counters",
+        need: Need::Required,
+        ways: &[Way { program: "report_tcp", hook: Hook::Iterator("bpf_sk_storage_map") }],
+    },
+    Probe {
+        name: "UDP counters",
+        need: UDP,
+        ways: &[Way { program: "report_udp_flows", hook: Hook::Iterator("bpf_map_elem") }],
+    },
+];

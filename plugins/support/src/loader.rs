@@ -1,0 +1,142 @@
+//! An object into the kernel: maps made, constants set, probes attached. What comes out detaches
+//! everything when it is dropped, and so does the end of the process, however it ends.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::maps::RingBuf;
+use aya::programs::Iter;
+use aya::{Btf, Ebpf, EbpfLoader};
+use plugin_api::{ProbeStatus, ProbeVerdict};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::cgroup;
+use crate::iter::Iterator;
+use crate::map::{Counters, Map, Number};
+use crate::probe::{Probe, Site};
+use crate::raw;
+use crate::ring::Ring;
+
+/// A constant of a program (`const volatile`) and the bytes that it is set to before the load.
+#[derive(Debug, Clone, Copy)]
+pub struct Global<'a> {
+    /// Its name in C.
+    pub name: &'static str,
+    /// Its value, of exactly the C type's size, in the byte order of this machine.
+    pub value: &'a [u8],
+}
+
+/// What is known of this host before anything is loaded.
+#[derive(Debug)]
+pub struct Facts {
+    btf: Btf,
+    cgroup: Option<File>,
+}
+
+impl Facts {
+    /// Looks at the running kernel. Programs find the layout of its types in its BTF.
+    pub fn of_this_host() -> Result<Self> {
+        let btf = Btf::from_sys_fs().context(
+            "read /sys/kernel/btf/vmlinux: this kernel tells nothing of its types \
+             (CONFIG_DEBUG_INFO_BTF), which ebpf plugins cannot do without",
+        )?;
+        let cgroup = cgroup::open_root()
+            .inspect_err(|error| log::warn!(error:%; "no cgroup hooks on this host"))
+            .ok();
+        Ok(Self { btf, cgroup })
+    }
+
+    /// Whether programs can be attached to cgroups.
+    pub fn has_cgroup(&self) -> bool {
+        self.cgroup.is_some()
+    }
+}
+
+/// A loaded object: its programs, links and maps.
+#[derive(Debug)]
+pub struct Loaded {
+    ebpf: Ebpf,
+    verdicts: Vec<ProbeVerdict>,
+}
+
+/// Loads `object` and attaches `probes`, in their order.
+pub fn load(
+    facts: Facts,
+    object: &[u8],
+    globals: &[Global<'_>],
+    probes: &[Probe],
+) -> Result<Loaded> {
+    // Kernels before 5.11 charge maps to this limit. Where it cannot be raised it rarely matters.
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        log::debug!(error:%; "memory lock limit stays");
+    }
+    let mut loader = EbpfLoader::new();
+    loader.btf(Some(&facts.btf));
+    for Global { name, value } in globals {
+        loader.override_global(name, *value, true);
+    }
+    let mut ebpf = loader.load(object).context("load the object")?;
+    let site = Site { btf: &facts.btf, cgroup: facts.cgroup.as_ref() };
+    let verdicts: Vec<_> = probes.iter().map(|probe| probe.attach(&mut ebpf, &site)).collect();
+    drop(loader);
+    drop(facts);
+    raw::trim_heap();
+    if let Some(failed) = verdicts.iter().find(|verdict| verdict.status == ProbeStatus::Failed) {
+        bail!("attach {}: {}", failed.name, failed.detail);
+    }
+    Ok(Loaded { ebpf, verdicts })
+}
+
+impl Loaded {
+    /// What became of each probe.
+    pub fn verdicts(&self) -> &[ProbeVerdict] {
+        &self.verdicts
+    }
+
+    /// Opens a ring of records; once for each.
+    pub fn ring(&mut self, name: &str) -> Result<Ring> {
+        let map = self.ebpf.take_map(name).ok_or_else(|| no_map(name))?;
+        Ok(Ring::new(RingBuf::try_from(map).with_context(|| format!("open ring {name}"))?))
+    }
+
+    /// Opens a per-CPU array of counters; once for each.
+    pub fn counters(&mut self, name: &str) -> Result<Counters> {
+        let map = self.ebpf.take_map(name).ok_or_else(|| no_map(name))?;
+        Counters::open(map).with_context(|| format!("open counters {name}"))
+    }
+
+    /// Opens an array of one number that programs read; once for each.
+    pub fn number(&mut self, name: &str) -> Result<Number> {
+        let map = self.ebpf.take_map(name).ok_or_else(|| no_map(name))?;
+        Number::open(map).with_context(|| format!("open number {name}"))
+    }
+
+    /// Opens a hash map, to take elements out of it.
+    pub fn map<K, V>(&self, name: &str) -> Result<Map<K, V>>
+    where
+        K: IntoBytes + Immutable,
+        V: FromBytes + IntoBytes,
+    {
+        let map = self.ebpf.map(name).ok_or_else(|| no_map(name))?;
+        Map::open(map).with_context(|| format!("open map {name}"))
+    }
+
+    /// Opens an iterator program, over the elements of map `over` if it is one over a map.
+    pub fn iterator(&self, program: &str, over: Option<&str>) -> Result<Iterator> {
+        let found = self.ebpf.program(program).context("no such program")?;
+        let found: &Iter = found.try_into()?;
+        let program_fd = found.fd().with_context(|| format!("{program} is not loaded"))?;
+        let map = over.map(|name| self.ebpf.map(name).ok_or_else(|| no_map(name))).transpose()?;
+        let map = map.map(crate::map::fd_of).transpose()?;
+        let link = raw::iter_link(program_fd.as_fd(), map)
+            .with_context(|| format!("link iterator {program}"))?;
+        Ok(Iterator::new(link))
+    }
+}
+
+fn no_map(name: &str) -> anyhow::Error {
+    anyhow!("the object has no map {name}")
+}

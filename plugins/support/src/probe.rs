@@ -1,0 +1,142 @@
+//! Probes as data: one table per plugin, each row a logical hook with its ways to attach, the
+//! best one first, and what it is needed for.
+
+use std::fs::File;
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, Program,
+};
+use aya::{Btf, Ebpf};
+use plugin_api::{ProbeStatus, ProbeVerdict};
+
+/// A logical hook.
+#[derive(Debug)]
+pub struct Probe {
+    /// What it observes, in words.
+    pub name: &'static str,
+    /// What happens without it.
+    pub need: Need,
+    /// Ways to attach it; the first one that this kernel takes is used.
+    pub ways: &'static [Way],
+}
+
+/// What a probe is needed for.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// The plugin cannot run without it.
+    Required,
+    /// Without it, this feature is missing.
+    Optional(&'static str),
+}
+
+/// One way to attach a probe.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// The name of the BPF program.
+    pub program: &'static str,
+    /// Where it goes.
+    pub hook: Hook,
+}
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy)]
+pub enum Hook {
+    /// A tracepoint, with typed arguments (`tp_btf`).
+    Tracepoint(&'static str),
+    /// Packets that arrive at sockets, of all cgroups.
+    SocketIngress,
+    /// Packets that sockets send, of all cgroups.
+    SocketEgress,
+    /// The creation (`sock_create`) or release (`sock_release`) of sockets, of all cgroups.
+    Socket(&'static str),
+    /// An iterator; loaded only, and run by [`crate::iter`].
+    Iterator(&'static str),
+}
+
+impl Hook {
+    fn describe(self) -> String {
+        match self {
+            Self::Tracepoint(name) => format!("tp_btf/{name}"),
+            Self::SocketIngress => "cgroup_skb/ingress".into(),
+            Self::SocketEgress => "cgroup_skb/egress".into(),
+            Self::Socket(name) => format!("cgroup/{name}"),
+            Self::Iterator(name) => format!("iter/{name}"),
+        }
+    }
+}
+
+/// What attaching needs beside the program.
+pub(crate) struct Site<'a> {
+    pub(crate) btf: &'a Btf,
+    pub(crate) cgroup: Option<&'a File>,
+}
+
+impl Probe {
+    /// Attaches the first way that works. The links belong to `ebpf`.
+    pub(crate) fn attach(&self, ebpf: &mut Ebpf, site: &Site<'_>) -> ProbeVerdict {
+        let mut refusals = Vec::new();
+        for way in self.ways {
+            match way.attach(ebpf, site) {
+                Ok(()) => return self.verdict(way, ProbeStatus::Attached, String::new()),
+                Err(error) => refusals.push(format!("{}: {error:#}", way.hook.describe())),
+            }
+        }
+        let refusals = refusals.join("; ");
+        let last = self.ways.last().map_or_else(String::new, |way| way.hook.describe());
+        match self.need {
+            Need::Required => self.refused(last, ProbeStatus::Failed, refusals),
+            Need::Optional(feature) => {
+                self.refused(last, ProbeStatus::Missing, format!("without {feature}: {refusals}"))
+            }
+        }
+    }
+
+    fn verdict(&self, way: &Way, status: ProbeStatus, detail: String) -> ProbeVerdict {
+        self.refused(way.hook.describe(), status, detail)
+    }
+
+    fn refused(&self, hook: String, status: ProbeStatus, detail: String) -> ProbeVerdict {
+        ProbeVerdict { name: self.name.into(), hook: hook.into(), status, detail: detail.into() }
+    }
+}
+
+impl Way {
+    fn attach(self, ebpf: &mut Ebpf, site: &Site<'_>) -> Result<()> {
+        let program = ebpf
+            .program_mut(self.program)
+            .ok_or_else(|| anyhow!("the object has no program {}", self.program))?;
+        match self.hook {
+            Hook::Tracepoint(name) => {
+                let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(name, site.btf).context("load")?;
+                program.attach().context("attach")?;
+            }
+            Hook::SocketIngress => attach_skb(program, site, CgroupSkbAttachType::Ingress)?,
+            Hook::SocketEgress => attach_skb(program, site, CgroupSkbAttachType::Egress)?,
+            Hook::Socket(_) => {
+                let program: &mut CgroupSock = program.try_into()?;
+                program.load().context("load")?;
+                program.attach(site.cgroup()?, CgroupAttachMode::Single).context("attach")?;
+            }
+            Hook::Iterator(name) => {
+                let program: &mut Iter = program.try_into()?;
+                program.load(name, site.btf).context("load")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn attach_skb(program: &mut Program, site: &Site<'_>, way: CgroupSkbAttachType) -> Result<()> {
+    let program: &mut CgroupSkb = program.try_into()?;
+    program.load().context("load")?;
+    program.attach(site.cgroup()?, way, CgroupAttachMode::Single).context("attach")?;
+    Ok(())
+}
+
+impl Site<'_> {
+    fn cgroup(&self) -> Result<&File> {
+        self.cgroup.context("no cgroup v2 hierarchy is mounted")
+    }
+}

@@ -1,0 +1,128 @@
+//! The system calls that no crate wraps. All unsafe code of the plugins is in this file.
+#![expect(unsafe_code, reason = "the fence: bpf(2) takes its arguments as an untyped block")]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+// Commands of bpf(2), from the kernel's include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// `bpf_attr.link_create` for iterators.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    padding: u32,
+}
+
+/// `bpf_attr.iter_create`.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct IterCreate {
+    link: u32,
+    flags: u32,
+}
+
+/// `bpf_attr` for operations on one element of a map.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct MapElement {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// # Safety
+///
+/// Addresses inside `attributes` must be valid for what `command` does with them.
+unsafe fn bpf<T: IntoBytes + Immutable>(command: libc::c_long, attributes: &T) -> io::Result<i32> {
+    // SAFETY: the block is passed with its own size and is only read; the addresses inside are
+    // the caller's promise.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw const *attributes, mem::size_of::<T>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// # Safety
+///
+/// `fd` must be a new descriptor that nobody else owns.
+unsafe fn own(fd: i32) -> OwnedFd {
+    // SAFETY: passed on from the caller.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Makes a link for an iterator program, over the elements of `map` if the iterator needs one.
+pub(crate) fn iter_link(
+    program: BorrowedFd<'_>,
+    map: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    // `union bpf_iter_link_info` with its member `map`.
+    let info: u32 = map.map_or(0, |map| map.as_raw_fd() as u32);
+    let attributes = LinkCreate {
+        program: program.as_raw_fd() as u32,
+        target: 0,
+        attach_type: BPF_TRACE_ITER,
+        flags: 0,
+        iter_info: if map.is_some() { &raw const info as u64 } else { 0 },
+        iter_info_len: if map.is_some() { mem::size_of_val(&info) as u32 } else { 0 },
+        padding: 0,
+    };
+    // SAFETY: the kernel reads `iter_info_len` bytes at `iter_info`, which is `info` on this
+    // stack or none; what it returns is a new descriptor.
+    unsafe { bpf(BPF_LINK_CREATE, &attributes).map(|fd| own(fd)) }
+}
+
+/// Starts one pass of an iterator: reading the descriptor runs the program.
+pub(crate) fn iter_start(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attributes = IterCreate { link: link.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: there is no address inside; what the call returns is a new descriptor.
+    unsafe { bpf(BPF_ITER_CREATE, &attributes).map(|fd| own(fd)) }
+}
+
+/// Removes an element and returns its last value; `None` if it is not there. `V` must be the
+/// map's value type, which the caller has checked against the map's value size.
+pub(crate) fn map_take<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes + IntoBytes,
+{
+    let mut value = V::new_zeroed();
+    let attributes = MapElement {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: key.as_bytes().as_ptr() as u64,
+        value: value.as_mut_bytes().as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads the map's key size at `key` and writes its value size at `value`;
+    // `Map::open` refuses maps whose sizes are not those of `K` and `V`.
+    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attributes) } {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives memory that was freed back to the system: parsing kernel types takes tens of megabytes
+/// once, which would otherwise stay with the process.
+pub(crate) fn trim_heap() {
+    // SAFETY: has no precondition; glibc takes its own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
