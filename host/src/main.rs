@@ -1,2 +1,45 @@
-//! Placeholder.
-fn main() {}
+//! `datakit-ebpf`: loads collectors as plugins and routes what they emit to DataKit, to a
+//! terminal or to a file.
+//!
+//! | module | what comes in -> what goes out |
+//! | --- | --- |
+//! | `cli`, `config` | flags, environment, files -> a checked `Config` |
+//! | `run` | a `Config` -> the parts below, put together and taken apart |
+//! | `plugin` | names -> running plugins -> points |
+//! | `pipeline` | points -> tagged, batched, encoded, uploaded, accounted for |
+//! | `output` | points -> a terminal or a file |
+//! | `telemetry` | the log, `/status` and `/metrics` |
+
+use std::env;
+use std::process::ExitCode;
+
+mod cli;
+mod config;
+mod last_error;
+mod output;
+mod pidfile;
+mod pipeline;
+mod plugin;
+mod run;
+mod telemetry;
+
+fn main() -> ExitCode {
+    match cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir()) {
+        cli::Command::Print(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        cli::Command::Fail(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+        cli::Command::Run(config) => match run::run(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                eprintln!("datakit-ebpf: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

@@ -2,6 +2,7 @@
 //! out so that a point costs no allocation of its own.
 
 use std::fmt::{Display, Write as _};
+use std::mem;
 
 use abi_stable::StableAbi;
 use abi_stable::std_types::{RStr, RString, RVec};
@@ -186,9 +187,10 @@ impl Points {
         }
     }
 
-    /// The buffer that [`Text::Written`] points into, for whoever wants to keep it and no more.
-    pub fn into_text(self) -> RString {
-        self.text
+    /// Takes out the buffer that [`Text::Written`] points into, for whoever wants to keep it
+    /// without a copy. Afterwards [`Points::resolve`] finds nothing there.
+    pub fn take_text(&mut self) -> RString {
+        mem::take(&mut self.text)
     }
 }
 

@@ -1,0 +1,94 @@
+# The developer's and the user's commands. Everything that is missing is installed on Debian and
+# Ubuntu; elsewhere it is named.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+EXTERNALS := $(CURDIR)/dist/externals
+PLUGINS := ebpf-net
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# Debian's names of what each command needs.
+BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
+TEST_PACKAGES := curl dnsmasq-base iproute2 ncat nginx-light procps python3 redis-server \
+	redis-tools socat bind9-dnsutils
+CHECK_PACKAGES := clang-format
+
+C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 2>/dev/null)
+
+.PHONY: run test check build package bench clean need-build need-test need-check
+
+## run: this host's live traffic on the terminal, loopback included; needs no backend
+run: build
+	@$(SUDO) $(EXTERNALS)/datakit-ebpf run --enabled ebpf-net --output console --include-loopback
+
+## build: dist/externals, ready to be put into DataKit's externals folder
+build: need-build
+	DATAKIT_EBPF_BUILD_DATE=$$(date -u +%Y-%m-%d) $(CARGO) build --release --locked \
+		-p host $(addprefix -p ,$(PLUGINS))
+	mkdir -p $(EXTERNALS)/ebpf-plugins
+	install -m 755 $(TARGET)/release/datakit-ebpf $(EXTERNALS)/
+	install -m 644 $(foreach plugin,$(subst -,_,$(PLUGINS)),$(TARGET)/release/lib$(plugin).so) \
+		$(EXTERNALS)/ebpf-plugins/
+	install -m 644 conf/ebpf.conf.sample $(EXTERNALS)/
+
+## package: the same as a tarball
+package: build
+	tar -C dist -czf dist/datakit-ebpf-$$(uname -m).tar.gz externals
+
+## test: everything, as root: unit tests, then the real host with real plugins and real traffic
+test: build need-test
+	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(EXTERNALS) \
+		$(CARGO) test --release --locked --workspace --no-fail-fast 2>&1 \
+		| awk '/^test result: / { passed += $$4; failed += $$6 } { print; fflush() } \
+			END { printf "%d passed, %d failed\n", passed, failed; exit failed > 0 }'
+
+## check: formats, lints and documentation
+check: need-build need-check
+	$(CARGO) fmt --all --check
+	clang-format --dry-run -Werror $(C_FILES)
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps
+	@if command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny; \
+		then $(CARGO) deny --all-features check; \
+		else echo 'cargo-deny cannot be installed here: licences and advisories are not checked'; fi
+
+clean:
+	$(CARGO) clean
+	rm -rf dist
+
+# $(call need,PACKAGES): installs those that are missing. Packages with a server must not start
+# it, so a policy says no while apt runs, unless the host has a policy of its own.
+define need
+	@missing=(); \
+	if ! command -v dpkg-query >/dev/null; then \
+		echo 'not a Debian or Ubuntu: please install the equivalents of: $(1)'; \
+	else for package in $(1); do \
+		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q '^install ok' \
+			|| missing+=("$$package"); \
+	done; fi; \
+	if (($${#missing[@]})); then \
+		echo "installing $${missing[*]}"; \
+		policy=/usr/sbin/policy-rc.d; \
+		if [[ ! -e $$policy ]]; then \
+			trap "$(SUDO) rm -f $$policy" EXIT; \
+			printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee $$policy >/dev/null; \
+			$(SUDO) chmod 755 $$policy; \
+		fi; \
+		$(SUDO) apt-get update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+			--no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+endef
+
+need-build:
+	$(call need,$(BUILD_PACKAGES))
+	@command -v $(CARGO) >/dev/null || { echo 'Rust is missing: see https://rustup.rs'; exit 1; }
+
+need-test:
+	$(call need,$(TEST_PACKAGES))
+
+need-check:
+	$(call need,$(CHECK_PACKAGES))

@@ -1,0 +1,137 @@
+//! Where every point went. Per plugin, at any moment: emitted = delivered + queued + dropped.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// Why a point was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DropReason {
+    /// The pipeline did not keep up with the plugins.
+    InboxFull,
+    /// The receiver did not keep up, or was away; the oldest points went first.
+    QueueFull,
+    /// The receiver will never take them.
+    Rejected,
+    /// The output could not be written.
+    OutputFailed,
+    /// The process ended before they could be delivered.
+    Shutdown,
+}
+
+impl DropReason {
+    /// As in `/metrics`.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::InboxFull => "inbox_full",
+            Self::QueueFull => "queue_full",
+            Self::Rejected => "rejected",
+            Self::OutputFailed => "output_failed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What became of points so far.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Tally {
+    pub(crate) emitted: u64,
+    pub(crate) uploaded: u64,
+    pub(crate) queued: u64,
+    pub(crate) dropped: BTreeMap<DropReason, u64>,
+}
+
+/// One plugin's part of the ledger.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    tally: Mutex<Tally>,
+}
+
+impl Account {
+    /// A plugin has handed over `points`.
+    pub(crate) fn emitted(&self, points: usize) {
+        self.change(|tally| {
+            tally.emitted += points as u64;
+            tally.queued += points as u64;
+        });
+    }
+
+    /// They have arrived.
+    pub(crate) fn uploaded(&self, points: usize) {
+        self.change(|tally| {
+            tally.queued -= points as u64;
+            tally.uploaded += points as u64;
+        });
+    }
+
+    /// They never will.
+    pub(crate) fn dropped(&self, points: usize, reason: DropReason) {
+        self.change(|tally| {
+            tally.queued -= points as u64;
+            *tally.dropped.entry(reason).or_default() += points as u64;
+        });
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Tally)) {
+        change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// The accounts of all plugins.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    accounts: Mutex<BTreeMap<String, Arc<Account>>>,
+}
+
+impl Ledger {
+    /// The account of `plugin`, opened if there is none.
+    pub(crate) fn account(&self, plugin: &str) -> Arc<Account> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(accounts.entry(plugin.to_owned()).or_default())
+    }
+
+    /// All tallies, by plugin.
+    pub(crate) fn tallies(&self) -> BTreeMap<String, Tally> {
+        let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.iter().map(|(plugin, account)| (plugin.clone(), account.tally())).collect()
+    }
+
+    /// The sum over all plugins.
+    pub(crate) fn total(&self) -> Tally {
+        self.tallies().into_values().fold(Tally::default(), |mut sum, tally| {
+            sum.emitted += tally.emitted;
+            sum.uploaded += tally.uploaded;
+            sum.queued += tally.queued;
+            for (reason, points) in tally.dropped {
+                *sum.dropped.entry(reason).or_default() += points;
+            }
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DropReason, Ledger};
+
+    #[test]
+    fn every_point_is_in_exactly_one_place() {
+        let ledger = Ledger::default();
+        let (one, other) = (ledger.account("one"), ledger.account("other"));
+        one.emitted(10);
+        one.uploaded(4);
+        one.dropped(3, DropReason::QueueFull);
+        other.emitted(5);
+        other.dropped(5, DropReason::Rejected);
+        let total = ledger.total();
+        assert_eq!((total.emitted, total.uploaded, total.queued), (15, 4, 3));
+        assert_eq!(total.emitted, total.uploaded + total.queued + total.dropped.values().sum::<u64>());
+        assert_eq!(ledger.tallies()["other"].dropped[&DropReason::Rejected], 5);
+    }
+}

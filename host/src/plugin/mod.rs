@@ -1,0 +1,11 @@
+//! Plugins: opened, started, watched, stopped.
+//!
+//! ```text
+//! loader     a name -> a library -> its module, or a sentence on why not
+//! callbacks  what a running plugin calls: points, log lines, "I have failed"
+//! supervisor the one thread that calls into plugins, and keeps their states
+//! ```
+
+mod callbacks;
+mod loader;
+pub(crate) mod supervisor;

@@ -1,0 +1,161 @@
+//! The life of the collector: parts put together, run until a signal, taken apart in the order
+//! in which points flow, so that nothing that was measured is lost.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::config::{Config, Output};
+use crate::last_error;
+use crate::output::console::Console;
+use crate::output::file::FileSink;
+use crate::pidfile::PidFile;
+use crate::pipeline::enrich::Enricher;
+use crate::pipeline::ledger::Ledger;
+use crate::pipeline::queue::Queue;
+use crate::pipeline::upload::Uploader;
+use crate::pipeline::{Outlet, Pipeline};
+use crate::plugin::supervisor::{Supervisor, Surroundings};
+use crate::telemetry::{log, server};
+
+/// How long the rest of the queue may take when the process ends.
+const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(config: &Config) -> Result<()> {
+    start_log(config)?;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let _pid_file = config.pidfile.as_deref().map(PidFile::claim).transpose()?;
+    if let Some(path) = &config.stderr_file {
+        log::redirect_stderr(path)?;
+    }
+    // One thread is enough: the runtime only waits for the network.
+    let runtime = Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    runtime.block_on(collect(config))
+}
+
+/// Where the log cannot be written, the collector still runs and says so.
+fn start_log(config: &Config) -> Result<()> {
+    let filter = config.log_level.filter();
+    if let Some(path) = config.log.as_deref() {
+        match log::start(Some(path), filter) {
+            Ok(()) => return Ok(()),
+            Err(error) => eprintln!("datakit-ebpf: {error:#}; logging to standard error"),
+        }
+    }
+    log::start(None, filter)
+}
+
+async fn collect(config: &Config) -> Result<()> {
+    let started = Instant::now();
+    let mut signals = Signals::install()?;
+    let ledger = Arc::<Ledger>::default();
+    let queue = Arc::new(Queue::new(config.queue_bytes));
+    let (end, ending) = watch::channel(false);
+    let uploads = matches!(config.output, Output::Datakit);
+    let uploader = uploads
+        .then(|| Uploader::new(&config.api_server, Arc::clone(&queue), ending))
+        .transpose()?
+        .map(|uploader| tokio::spawn(uploader.run()));
+
+    let enricher = Enricher::new(&config.tags, config.hostname.as_deref(), &config.service);
+    let pipeline = Pipeline::start(enricher, outlet(config, &queue)?)?;
+    let supervisor = Supervisor::start(config, surroundings(&pipeline, &ledger, &queue, uploads))?;
+    info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
+
+    if let Some(address) = config.status_listen.clone() {
+        let supervisor = supervisor.requests();
+        let sources = server::Sources { supervisor, ledger: Arc::clone(&ledger), started };
+        tokio::spawn(async move {
+            if let Err(error) = server::serve(&address, sources).await {
+                warn!(error = %format!("{error:#}"), "status and metrics are not served");
+            }
+        });
+    }
+
+    let signal = signals.next().await;
+    info!(signal, "collector ends");
+    // Plugins first, then what they sent, then what waits for the receiver.
+    spawn_blocking(move || {
+        supervisor.stop();
+        pipeline.finish();
+    })
+    .await
+    .context("stop the plugins")?;
+    queue.close();
+    end.send_replace(true);
+    if let Some(uploader) = uploader {
+        let abort = uploader.abort_handle();
+        tokio::select! {
+            outcome = timeout(LAST_CALL, uploader) => {
+                if outcome.is_err() {
+                    abort.abort();
+                    warn!(points = ledger.total().queued, "points dropped: the receiver did not take them in time");
+                }
+            }
+            signal = signals.next() => warn!(signal, "ending at once"),
+        }
+    }
+    Ok(())
+}
+
+fn outlet(config: &Config, queue: &Arc<Queue>) -> Result<Outlet> {
+    Ok(match &config.output {
+        Output::Datakit => Outlet::Upload(Arc::clone(queue)),
+        Output::Console => Outlet::Sink(Box::new(Console::new())),
+        Output::File { path, format } => {
+            Outlet::Sink(Box::new(FileSink::open(path.as_deref(), *format)?))
+        }
+    })
+}
+
+fn surroundings(
+    pipeline: &Pipeline,
+    ledger: &Arc<Ledger>,
+    queue: &Arc<Queue>,
+    uploads: bool,
+) -> Surroundings {
+    let queue = uploads.then(|| Arc::clone(queue));
+    Surroundings {
+        inbox: pipeline.inbox(),
+        ledger: Arc::clone(ledger),
+        on_failure: Box::new(move |text| {
+            if let Some(queue) = &queue {
+                last_error::report(queue, text);
+            }
+        }),
+    }
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn install() -> Result<Self> {
+        let install = |kind: SignalKind| -> io::Result<_> { signal(kind) };
+        Ok(Self {
+            terminate: install(SignalKind::terminate()).context("handle SIGTERM")?,
+            interrupt: install(SignalKind::interrupt()).context("handle SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! All numbers in Prometheus' text format, made when somebody asks. Every metric is registered
+//! in this file; plugins' own get the prefix `plugin_` and the label `plugin`.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use plugin_api::MetricKind;
+use prometheus::{
+    GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use crate::pipeline::ledger::Tally;
+use crate::plugin::supervisor::{Report, State};
+use crate::telemetry::usage::Usage;
+
+const PREFIX: &str = "datakit_ebpf";
+
+/// The text for `/metrics`.
+pub(crate) fn render(
+    tallies: &BTreeMap<String, Tally>,
+    plugins: &[Report],
+    usage: &Usage,
+) -> Result<String> {
+    let registry = Registry::new();
+    register_points(&registry, tallies)?;
+    register_plugins(&registry, plugins)?;
+    register_usage(&registry, usage)?;
+    TextEncoder::new().encode_to_string(&registry.gather()).context("encode the metrics")
+}
+
+fn register_points(registry: &Registry, tallies: &BTreeMap<String, Tally>) -> Result<()> {
+    let plugin = &["plugin"];
+    let emitted = counter(registry, "points_emitted_total", "Points that plugins sent.", plugin)?;
+    let uploaded =
+        counter(registry, "points_uploaded_total", "Points that arrived at the output.", plugin)?;
+    let queued = gauge(registry, "points_queued", "Points on their way.", plugin)?;
+    let dropped = counter(
+        registry,
+        "points_dropped_total",
+        "Points that will never arrive, by reason.",
+        &["plugin", "reason"],
+    )?;
+    for (plugin, tally) in tallies {
+        emitted.with_label_values(&[plugin]).inc_by(tally.emitted);
+        uploaded.with_label_values(&[plugin]).inc_by(tally.uploaded);
+        queued.with_label_values(&[plugin]).set(tally.queued as i64);
+        for (reason, points) in &tally.dropped {
+            dropped.with_label_values(&[plugin.as_str(), reason.label()]).inc_by(*points);
+        }
+    }
+    Ok(())
+}
+
+fn register_plugins(registry: &Registry, plugins: &[Report]) -> Result<()> {
+    let running = gauge(registry, "plugin_running", "Whether the plugin runs.", &["plugin"])?;
+    let mut own: BTreeMap<String, GaugeVec> = BTreeMap::new();
+    let mut own_counters: BTreeMap<String, IntCounterVec> = BTreeMap::new();
+    for report in plugins {
+        let plugin = report.name.as_ref();
+        running.with_label_values(&[plugin]).set(i64::from(report.state == State::Running));
+        for metric in &report.metrics {
+            match metric.kind {
+                MetricKind::Counter => {
+                    let name = format!("plugin_{}_total", metric.name);
+                    if !own_counters.contains_key(&name) {
+                        let made = counter(registry, &name, &metric.help, &["plugin"])?;
+                        own_counters.insert(name.clone(), made);
+                    }
+                    own_counters[&name].with_label_values(&[plugin]).inc_by(metric.value as u64);
+                }
+                MetricKind::Gauge => {
+                    let name = format!("plugin_{}", metric.name);
+                    if !own.contains_key(&name) {
+                        let made = GaugeVec::new(options(&name, &metric.help), &["plugin"])?;
+                        own.insert(name.clone(), register(registry, made)?);
+                    }
+                    own[&name].with_label_values(&[plugin]).set(metric.value);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn register_usage(registry: &Registry, usage: &Usage) -> Result<()> {
+    let cpu = GaugeVec::new(
+        options("process_cpu_seconds_total", "CPU time of this process, user and system."),
+        &[],
+    )?;
+    register(registry, cpu)?.with_label_values::<&str>(&[]).set(usage.cpu_seconds);
+    gauge(registry, "process_resident_memory_bytes", "Memory of this process.", &[])?
+        .with_label_values::<&str>(&[])
+        .set(usage.resident_bytes as i64);
+    Ok(())
+}
+
+fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(options(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec> {
+    register(registry, IntGaugeVec::new(options(name, help), labels)?)
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(format!("{PREFIX}_{name}"), help)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

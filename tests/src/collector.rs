@@ -1,0 +1,292 @@
+//! The real collector as a child process, started as `DataKit` starts it: its order of arguments, an empty environment, no
+//! stdin, no stdout. In: arguments and a receiver. Out: its `/status`, its `/metrics`, its exit code; and its log, printed when a
+//! test fails.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::receiver::Receiver;
+use crate::{plugins, ports, wait};
+
+/// The value of the tag `host` on all points.
+pub const HOSTNAME: &str = "system-test";
+
+/// How to start a collector.
+pub struct Setup {
+    folder: TempDir,
+    api: SocketAddr,
+    status: SocketAddr,
+    enabled: String,
+    tags: Option<String>,
+    more: Vec<OsString>,
+    often: bool,
+}
+
+impl Setup {
+    /// Arguments between `--hostname` and `--enabled`, where `DataKit` puts those of `ebpf.conf`.
+    #[must_use]
+    pub fn args<S: AsRef<str>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.more.extend(args.into_iter().map(|arg| arg.as_ref().into()));
+        self
+    }
+
+    /// The plugins, instead of `ebpf-net`.
+    #[must_use]
+    pub fn enabled(mut self, plugins: &str) -> Self {
+        plugins.clone_into(&mut self.enabled);
+        self
+    }
+
+    /// Custom tags in `DataKit`'s form, `a=1;b=2`.
+    #[must_use]
+    pub fn tags(mut self, tags: &str) -> Self {
+        self.tags = Some(tags.to_owned());
+        self
+    }
+
+    /// Where plugins are looked for.
+    #[must_use]
+    pub fn plugin_folder(self, folder: &Path) -> Self {
+        let folder = folder.to_str().expect("temporary paths are text").to_owned();
+        self.args(["--plugin-dir", &folder])
+    }
+
+    /// A configuration file.
+    #[must_use]
+    pub fn config(self, toml: &str) -> Self {
+        let path = self.folder.path().join("collector.toml");
+        fs::write(&path, toml).expect("a new file");
+        let path = path.to_str().expect("temporary paths are text").to_owned();
+        self.args(["--config", &path])
+    }
+
+    /// Flushes once a minute, as operators run it: nothing is sent before the end of a test unless a flush is forced.
+    #[must_use]
+    pub fn seldom(mut self) -> Self {
+        self.often = false;
+        self
+    }
+
+    /// Starts it, and waits until it answers on its status port.
+    #[track_caller]
+    pub fn launch(self) -> Collector {
+        let file = |name: &str| self.folder.path().join(name);
+        let mut command = Command::new(plugins::externals().join("datakit-ebpf"));
+        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(File::create(file("stderr")).expect("a new file"));
+        // What a user would write into `args`.
+        command.arg("run").arg("--datakit-apiserver").arg(self.api.to_string());
+        command.arg("--log").arg(file("log")).arg("--pidfile").arg(file("pid"));
+        command.arg("--status-listen").arg(self.status.to_string());
+        if self.often {
+            command.args(["--min-interval", "1s"]);
+        }
+        // What `DataKit` appends.
+        command.args(["--hostname", HOSTNAME]).args(&self.more);
+        if self.often {
+            command.args(["--interval", "1s"]);
+        }
+        command.arg("--enabled").arg(&self.enabled);
+        if let Some(tags) = &self.tags {
+            command.arg("--tags").arg(tags);
+        }
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut collector = Collector { child, folder: self.folder, status: self.status };
+        wait::until("the collector answers on its status port", || {
+            let ended = collector.child.try_wait().expect("it is our child");
+            assert_eq!(ended, None, "the collector ended: {command:?}");
+            collector.get("/status").map(drop)
+        });
+        collector
+    }
+
+    /// As [`Setup::launch`], and waits until every enabled plugin runs.
+    #[track_caller]
+    pub fn start(self) -> Collector {
+        let enabled = self.enabled.clone();
+        let collector = self.launch();
+        for plugin in enabled.split(',') {
+            collector.wait_for(plugin, "running");
+        }
+        collector
+    }
+}
+
+/// What became of all points, from `/status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Taken from plugins.
+    pub emitted: u64,
+    /// Answered 200.
+    pub uploaded: u64,
+    /// On their way.
+    pub queued: u64,
+    /// Given up, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// Whether every point is accounted for.
+    pub fn balances(&self) -> bool {
+        self.emitted == self.uploaded + self.queued + self.dropped.values().sum::<u64>()
+    }
+}
+
+/// A running collector; killed when dropped, with its log printed if the test failed.
+pub struct Collector {
+    child: Child,
+    folder: TempDir,
+    status: SocketAddr,
+}
+
+impl Collector {
+    /// A collector with `ebpf-net` that flushes every second into this receiver.
+    pub fn setup(receiver: &Receiver) -> Setup {
+        Setup {
+            folder: tempfile::Builder::new().prefix("collector").tempdir().expect("a folder"),
+            api: receiver.address(),
+            status: ports::free_address(),
+            enabled: "ebpf-net".to_owned(),
+            tags: None,
+            more: Vec::new(),
+            often: true,
+        }
+    }
+
+    /// Starts one with nothing special about it.
+    #[track_caller]
+    pub fn start(receiver: &Receiver) -> Self {
+        Self::setup(receiver).start()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its pid file.
+    pub fn pidfile(&self) -> PathBuf {
+        self.folder.path().join("pid")
+    }
+
+    /// `/status`.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let text = self.get("/status").expect("a running collector answers");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("/status: {error}: {text}"))
+    }
+
+    /// `/metrics`.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        self.get("/metrics").expect("a running collector answers")
+    }
+
+    /// The entry of a plugin in `/status`.
+    #[track_caller]
+    pub fn plugin(&self, name: &str) -> Option<Value> {
+        let status = self.status();
+        let plugins = status["plugins"].as_array().unwrap_or_else(|| panic!("{status}")).clone();
+        plugins.into_iter().find(|plugin| plugin["name"] == name)
+    }
+
+    /// Waits until a plugin is in a state; its entry in `/status`.
+    #[track_caller]
+    pub fn wait_for(&self, plugin: &str, state: &str) -> Value {
+        wait::until(&format!("{plugin} is {state}"), || {
+            match self.plugin(plugin).ok_or_else(|| self.status().to_string())? {
+                entry if entry["state"] == state => Ok(entry),
+                entry => {
+                    let failed = entry["state"] == "failed";
+                    assert!(!failed, "{plugin} shall be {state}, but: {entry}");
+                    Err(entry.to_string())
+                }
+            }
+        })
+    }
+
+    /// The counters of all points.
+    #[track_caller]
+    pub fn ledger(&self) -> Ledger {
+        let status = self.status();
+        let ledger = &status["ledger"];
+        let count = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("ledger: {ledger}"));
+        let dropped = ledger["dropped"].as_object().unwrap_or_else(|| panic!("ledger: {ledger}"));
+        Ledger {
+            emitted: count(&ledger["emitted"]),
+            uploaded: count(&ledger["uploaded"]),
+            queued: count(&ledger["queued"]),
+            dropped: dropped.iter().map(|(reason, n)| (reason.clone(), count(n))).collect(),
+        }
+    }
+
+    /// Waits for a state of the counters.
+    #[track_caller]
+    pub fn wait_for_ledger(&self, what: &str, holds: impl Fn(&Ledger) -> bool) -> Ledger {
+        wait::until(what, || {
+            let ledger = self.ledger();
+            if holds(&ledger) { Ok(ledger) } else { Err(format!("{ledger:?}")) }
+        })
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGTERM).expect("the collector is still there");
+        wait::until("the collector ends after SIGTERM", || {
+            self.child.try_wait().expect("it is our child").ok_or_else(|| "still running".into())
+        })
+    }
+
+    /// Ends it as an operator would: everything is flushed and uploaded, and the exit code is 0.
+    #[track_caller]
+    pub fn stop(mut self) {
+        let status = self.terminate();
+        assert!(status.success(), "after SIGTERM: {status}");
+    }
+
+    /// A plain HTTP GET of its status port.
+    fn get(&self, path: &str) -> Result<String, String> {
+        let fetch = || {
+            let mut stream = TcpStream::connect(self.status)?;
+            stream.set_read_timeout(Some(wait::PATIENCE))?;
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.status)?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = fetch().map_err(|error: std::io::Error| format!("{path}: {error}"))?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| answer.clone())?;
+        if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(head.to_owned()) }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        // Both fail if it has ended already, which is as good.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if !thread::panicking() {
+            return;
+        }
+        for name in ["log", "stderr", "datakit-ebpf.stderr"] {
+            if let Ok(text) = fs::read_to_string(self.folder.path().join(name)) {
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(60)..];
+                eprintln!("--- the collector's {name}:\n{}", tail.join("\n"));
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! An nginx of the test's own: generated configuration in a temporary folder, in a namespace, never the system's service.
+//! In: a namespace. Out: a server on port 80, in both families, of one big file through `sendfile`.
+
+use std::fs;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::hosts::Netns;
+use crate::process::Process;
+use crate::wait;
+
+/// The length of the file served as `/big`.
+pub const BIG: u64 = 50_000_000;
+
+/// A master and one worker; both end when this is dropped.
+pub struct Nginx {
+    master: Process,
+    /// Removed after the processes that write to it.
+    _folder: TempDir,
+}
+
+impl Nginx {
+    /// Starts it and waits until it serves.
+    pub fn start(netns: &Netns) -> Self {
+        let folder = tempfile::Builder::new().prefix("nginx").tempdir().expect("a folder");
+        let path = folder.path().to_str().expect("temporary paths are text");
+        let big = fs::File::create(folder.path().join("big")).expect("a new file");
+        big.set_len(BIG).expect("a sparse file takes no room");
+        let config = folder.path().join("nginx.conf");
+        fs::write(&config, configuration(path)).expect("a new file");
+
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-p").arg(folder.path()).arg("-c").arg(&config).arg("-e").arg("error.log");
+        let master = netns.spawn(&mut nginx);
+        netns.wait_for_port("tcp", 80);
+        wait::until_true(
+            "nginx has its worker",
+            || master.children().len() == 1,
+            || format!("children {:?}", master.children()),
+        );
+        Self { master, _folder: folder }
+    }
+
+    /// The process that accepts and answers; the master only listens.
+    pub fn worker(&self) -> u32 {
+        self.master.children().first().copied().expect("the worker runs as long as the master")
+    }
+}
+
+fn configuration(folder: &str) -> String {
+    format!(
+        "user root;
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 512; }}
+http {{
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  sendfile on;
+  access_log off;
+  default_type text/plain;
+  server {{
+    listen 80;
+    listen [::]:80;
+    root {folder};
+  }}
+}}
+"
+    )
+}

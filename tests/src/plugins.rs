@@ -1,0 +1,78 @@
+//! Plugin libraries for a collector to load. In: the folder that `make build` leaves, and the fixtures of these tests. Out: a
+//! plugin folder with the real net plugin and whatever a test adds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::process::run;
+use crate::workspace;
+
+/// Where the collector and its plugins were built to.
+#[track_caller]
+pub fn externals() -> PathBuf {
+    let folder = std::env::var_os("EXTERNALS_DIR")
+        .map_or_else(|| workspace().join("dist/externals"), PathBuf::from);
+    for file in ["datakit-ebpf", "ebpf-plugins/libebpf_net.so"] {
+        let path = folder.join(file);
+        assert!(path.is_file(), "{} is missing: run `make build` first", path.display());
+    }
+    folder
+}
+
+/// A plugin folder of a test's own.
+pub struct PluginFolder {
+    folder: TempDir,
+}
+
+impl PluginFolder {
+    /// A folder with the net plugin only.
+    #[track_caller]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("plugins").tempdir().expect("a folder");
+        let this = Self { folder };
+        this.add("libebpf_net.so", &externals().join("ebpf-plugins/libebpf_net.so"));
+        this
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Copies a library into it.
+    #[track_caller]
+    pub fn add(&self, name: &str, library: &Path) {
+        let copied = fs::copy(library, self.path().join(name));
+        copied.unwrap_or_else(|error| panic!("copy {}: {error}", library.display()));
+    }
+
+    /// Builds a fixture of these tests, as a third party builds a plugin, and adds it.
+    #[track_caller]
+    pub fn add_fixture(&self, name: &str) {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let manifest = fixtures.join(name).join("Cargo.toml");
+        assert!(manifest.is_file(), "the fixture {} is missing", manifest.display());
+        let target = target_folder().join("fixtures");
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--manifest-path"]).arg(&manifest);
+        run(cargo.arg("--target-dir").arg(&target));
+        let library = format!("lib{}.so", name.replace('-', "_"));
+        self.add(&library, &target.join("debug").join(&library));
+    }
+}
+
+impl Default for PluginFolder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The target folder that this test binary was built into: `target/debug/deps/<test>`.
+fn target_folder() -> PathBuf {
+    let binary = std::env::current_exe().expect("a test has a binary");
+    let target = binary.ancestors().nth(3).expect("cargo nests its binaries");
+    target.to_owned()
+}

@@ -1,0 +1,194 @@
+//! netflow's TCP bytes are exact. In: payloads of known sizes, however they are sent. Out: both ends of each connection, in both
+//! namespaces, counted to the byte. The life of a connection is `netflow_tcp_life`, whose it is is `netflow_tcp_identity`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::process::Command;
+use std::thread;
+
+use io_uring::{IoUring, opcode, types};
+use system_tests::collector::Collector;
+use system_tests::flows::{Side, Tcp};
+use system_tests::hosts::{Family, Hosts};
+use system_tests::nginx::{BIG, Nginx};
+use system_tests::program;
+use system_tests::receiver::Receiver;
+use system_tests::tcp::{accept, drain};
+
+fn once(read: usize, written: usize) -> Tcp {
+    Tcp { read: read as i64, written: written as i64, established: 1, closed: 1 }
+}
+
+#[test]
+fn bytes_are_exact_in_both_directions_and_both_families() {
+    let hosts = Hosts::new();
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    for (family, port) in [(Family::V4, 8004), (Family::V6, 8006)] {
+        let pair = hosts.connect(family, port);
+        pair.up(123_457);
+        pair.down(7_654_321);
+        pair.up(1);
+    }
+    hosts.settle();
+    collector.stop();
+
+    let seen = receiver.netflow();
+    for (family, port) in [(Family::V4, 8004), (Family::V6, 8006)] {
+        hosts.assert_tcp(&seen, port, once(7_654_321, 123_458));
+        let client = hosts.end(Side::Client, &seen).on(Side::Client, port);
+        assert_eq!(client.values("family"), [family.to_string().as_str()].into());
+        assert_eq!(client.values("dst_ip"), [hosts.server.ip(family).to_string().as_str()].into());
+    }
+}
+
+#[test]
+fn a_connection_without_a_byte_is_opened_and_closed_once() {
+    let hosts = Hosts::new();
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    drop(hosts.connect(Family::V4, 8000));
+    hosts.settle();
+    collector.stop();
+    hosts.assert_tcp(&receiver.netflow(), 8000, once(0, 0));
+}
+
+#[test]
+fn every_system_call_that_sends_is_counted_the_same() {
+    const WAYS: [&str; 7] =
+        ["write", "writev", "send", "sendmsg", "sendfile", "splice", "zerocopy"];
+    let hosts = Hosts::new();
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    for (port, way) in (9000..).zip(WAYS) {
+        let listener = hosts.listen(Family::V4, port);
+        let mut python = Command::new("/usr/bin/python3");
+        python.arg(program("send.py")).args([way, &hosts.server.v4.to_string()]);
+        let sender = hosts.client.spawn(python.args([&port.to_string(), "1234567"]));
+        assert_eq!(drain(&accept(&listener)), 1_234_567, "{way}");
+        sender.succeed();
+    }
+    hosts.settle();
+    collector.stop();
+
+    let seen = receiver.netflow();
+    for (port, way) in (9000..).zip(WAYS) {
+        println!("{way} on port {port}");
+        hosts.assert_tcp(&seen, port, once(0, 1_234_567));
+    }
+}
+
+#[test]
+fn bytes_sent_and_received_through_io_uring_are_counted() {
+    const BYTES: usize = 40_000;
+    let hosts = Hosts::new();
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    let pair = hosts.connect(Family::V4, 9100);
+    thread::scope(|scope| {
+        scope.spawn(|| move_by_uring(&pair.client, BYTES, true));
+        scope.spawn(|| move_by_uring(&pair.server, BYTES, false));
+    });
+    drop(pair);
+    hosts.settle();
+    collector.stop();
+    hosts.assert_tcp(&receiver.netflow(), 9100, once(0, BYTES));
+}
+
+/// Moves that many bytes with `IORING_OP_SEND` or `IORING_OP_RECV` alone.
+fn move_by_uring(stream: &TcpStream, bytes: usize, send: bool) {
+    let mut ring = IoUring::new(2).expect("the kernel has io_uring");
+    let mut buffer = vec![b'x'; bytes];
+    let fd = types::Fd(stream.as_raw_fd());
+    let mut moved = 0;
+    while moved < bytes {
+        let left = (bytes - moved) as u32;
+        let entry = if send {
+            opcode::Send::new(fd, buffer.as_ptr(), left).build()
+        } else {
+            opcode::Recv::new(fd, buffer.as_mut_ptr(), left).build()
+        };
+        #[expect(unsafe_code, reason = "io_uring takes plain pointers")]
+        // SAFETY: `buffer` holds `bytes` bytes and lives until the completion is awaited below.
+        let pushed = unsafe { ring.submission().push(&entry) };
+        pushed.expect("the queue is empty");
+        ring.submit_and_wait(1).expect("the kernel takes it");
+        let result = ring.completion().next().expect("one completion was awaited").result();
+        assert!(result > 0, "io_uring moved {moved} of {bytes} bytes, then: {result}");
+        moved += result as usize;
+    }
+}
+
+#[test]
+fn a_file_served_by_nginx_agrees_with_curls_own_counts() {
+    let hosts = Hosts::new();
+    let nginx = Nginx::start(&hosts.server);
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    let mut read = 0;
+    let mut written = 0;
+    let mut pids = Vec::new();
+    for family in [Family::V4, Family::V6] {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--output", "/dev/null"]);
+        curl.args(["--write-out", "%{size_download} %{size_header} %{size_request}"]);
+        curl.arg(format!("http://{}/big", hosts.server_address(family, 80)));
+        let (pid, counts) = hosts.client.run(&mut curl);
+        let counts: Vec<i64> = counts.split(' ').map(|n| n.parse().expect("a number")).collect();
+        let [body, headers, request] = counts[..] else { panic!("{counts:?}") };
+        assert_eq!(body, BIG.cast_signed());
+        read += body + headers;
+        written += request;
+        pids.push(pid.to_string());
+    }
+    hosts.settle();
+    collector.stop();
+
+    let seen = receiver.netflow();
+    hosts.assert_tcp(&seen, 80, Tcp { read, written, established: 2, closed: 2 });
+    let client = hosts.end(Side::Client, &seen).on(Side::Client, 80);
+    assert_eq!(client.values("process_name"), ["curl"].into(), "{client}");
+    assert_eq!(client.values("pid"), pids.iter().map(String::as_str).collect(), "{client}");
+    let server = hosts.end(Side::Server, &seen).on(Side::Server, 80);
+    assert_eq!(server.values("process_name"), ["nginx"].into(), "{server}");
+    let worker = nginx.worker().to_string();
+    assert_eq!(server.values("pid"), [worker.as_str()].into(), "{server}");
+}
+
+#[test]
+fn ten_thousand_short_connections_are_all_counted() {
+    const COUNT: i64 = 10_000;
+    const REQUEST: i64 = 10;
+    const REPLY: i64 = 21;
+    let hosts = Hosts::new();
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    let listener = hosts.listen(Family::V4, 8100);
+    let address = hosts.server_address(Family::V4, 8100);
+    thread::scope(|scope| {
+        scope.spawn(|| answer(&listener, COUNT, REQUEST as usize, REPLY as usize));
+        hosts.client.enter(|| {
+            for _ in 0..COUNT {
+                let mut client = TcpStream::connect(address).expect("the server listens");
+                client.write_all(&[b'q'; REQUEST as usize]).expect("the server reads");
+                assert_eq!(drain(&client), REPLY as usize);
+            }
+        });
+    });
+    hosts.settle();
+    collector.stop();
+
+    let seen = receiver.netflow();
+    let client =
+        Tcp { read: COUNT * REPLY, written: COUNT * REQUEST, established: COUNT, closed: COUNT };
+    hosts.assert_tcp(&seen, 8100, client);
+}
+
+fn answer(listener: &TcpListener, count: i64, request: usize, reply: usize) {
+    for _ in 0..count {
+        let mut server = accept(listener);
+        server.read_exact(&mut vec![0; request]).expect("the client asks");
+        server.write_all(&vec![b'r'; reply]).expect("the client reads");
+    }
+}
