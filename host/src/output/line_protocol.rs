@@ -45,10 +45,11 @@ fn append(line: &mut String, text: std::fmt::Arguments<'_>) {
 /// A line break would end the point, so it becomes a space.
 fn escape(line: &mut String, text: &str, special: &str) {
     for character in text.chars() {
+        let character = if matches!(character, '\n' | '\r') { ' ' } else { character };
         if special.contains(character) {
             line.push('\\');
         }
-        line.push(if matches!(character, '\n' | '\r') { ' ' } else { character });
+        line.push(character);
     }
 }
 

@@ -46,6 +46,8 @@ impl Uploader {
         queue: Arc<Queue>,
         ending: watch::Receiver<bool>,
     ) -> Result<Self> {
+        // Fails only if it was done before.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let mut client = Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
