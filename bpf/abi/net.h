@@ -42,6 +42,12 @@ enum counter {
 	COUNTER_COUNT = 4,
 };
 
+enum ring_size {
+	TCP_REPORTS_BYTES = 4 * 1024 * 1024,
+	/* What the kernel puts before each record of a ring. */
+	RING_HEADER_BYTES = 8,
+};
+
 /* The process that a socket belongs to; pid 0 when it is not known. */
 struct owner {
 	__u32 pid;

@@ -45,14 +45,17 @@ static __always_inline void held_by_current(struct holder *holder)
 	holder->seen_by = current_scan();
 }
 
-/* The scan found `found` to hold the socket. */
-static __always_inline void held_by(struct holder *holder, const struct owner *found)
+/* The scan found `task` to hold the socket. The common case is that it still does. */
+static __always_inline void held_by(struct holder *holder, struct task_struct *task)
 {
 	__u32 scan = current_scan();
 
-	if (holder->is_known && holder->owner.pid != found->pid && holder->seen_by + 1 >= scan)
-		return;
-	holder->owner = *found;
+	if (holder->owner.pid != (__u32)BPF_CORE_READ(task, tgid)) {
+		if (holder->is_known && holder->seen_by + 1 >= scan)
+			return;
+		if (!owner_of_task(task, &holder->owner))
+			return;
+	}
 	holder->is_known = 1;
 	holder->seen_by = scan;
 }

@@ -98,28 +98,28 @@ int scan_sockets(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
 	struct sock *sk = socket ? socket->sk : NULL;
-	struct owner found = {};
 	__u16 family;
 
 	if (!task || !sk)
 		return 0;
 	family = sk->__sk_common.skc_family;
-	if ((family != AF_INET && family != AF_INET6) || !owner_of_task(task, &found))
+	if (family != AF_INET && family != AF_INET6)
 		return 0;
 	if (sk->sk_protocol == IPPROTO_TCP)
-		handle_held_tcp(sk, &found);
+		handle_held_tcp(sk, task);
 	else if (sk->sk_protocol == IPPROTO_UDP)
-		handle_held_udp(sk, &found);
+		handle_held_udp(sk, task);
 	return 0;
 }
 
 SEC("iter/bpf_sk_storage_map")
 int report_tcp(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
+	struct tcp_conn *conn = ctx->value;
 	struct sock *sk = ctx->sk;
 
-	if (sk)
-		report_open(ctx->meta->seq, sk);
+	if (sk && conn)
+		report_open(sk, conn);
 	return 0;
 }
 

@@ -17,7 +17,6 @@
 #include "abi/net.h"
 #include "lib/count.bpf.h"
 #include "lib/holder.bpf.h"
-#include "lib/seq.bpf.h"
 #include "lib/sock.bpf.h"
 
 /* skc_flags bit SOCK_DONE: the peer's FIN was received, and counted as one byte. */
@@ -77,6 +76,16 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 2 * 1024 * 1024);
 } tcp_closed SEC(".maps");
+
+/*
+ * Reports of open connections, which only the walk writes. Full: the connection
+ * stays as it is, and the reader empties the ring and walks again. Not a seq_file:
+ * its buffer is small, and the kernel starts over from the first socket each time.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, TCP_REPORTS_BYTES);
+} tcp_reports SEC(".maps");
 
 static __always_inline bool tcp_totals_of(struct sock *sk, struct tcp_totals *totals)
 {
@@ -229,7 +238,7 @@ static __always_inline void handle_release(struct tcp_conn *conn)
 }
 
 /* A process was found to hold this socket. Creates what is not known yet. */
-static __always_inline void handle_held_tcp(struct sock *sk, const struct owner *found)
+static __always_inline void handle_held_tcp(struct sock *sk, struct task_struct *task)
 {
 	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
@@ -237,12 +246,12 @@ static __always_inline void handle_held_tcp(struct sock *sk, const struct owner 
 	struct tcp_totals totals = {};
 
 	if (conn) {
-		held_by(&conn->holder, found);
+		held_by(&conn->holder, task);
 		return;
 	}
 	if (state == TCP_CLOSE || state == TCP_SYN_SENT || state == TCP_NEW_SYN_RECV)
 		return;
-	held_by(&older.holder, found);
+	held_by(&older.holder, task);
 	if (state == TCP_LISTEN) {
 		older.role = ROLE_LISTENER;
 	} else {
@@ -260,32 +269,38 @@ static __always_inline void handle_held_tcp(struct sock *sk, const struct owner 
 }
 
 /* Reports what one connection did since it was last reported, if anything. */
-static __always_inline void report_open(struct seq_file *seq, struct sock *sk)
+static __always_inline void report_open(struct sock *sk, struct tcp_conn *conn)
 {
-	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	struct tcp_delta delta = {};
+	__u64 sent, received, retransmits, life;
 	struct tcp_totals totals = {};
-	__u64 sent, received, retransmits;
+	struct tcp_delta *delta;
 
-	if (!conn || !(conn->life & LIFE_ESTABLISHED) || !seq_has_room(seq, &delta, sizeof(delta)))
+	if (!(conn->life & LIFE_ESTABLISHED))
 		return;
 	/* The reported parts first: see take(). */
+	life = *(volatile __u64 *)&conn->life;
 	sent = *(volatile __u64 *)&conn->sent;
 	received = *(volatile __u64 *)&conn->received;
 	retransmits = *(volatile __u64 *)&conn->retransmits;
-	if (conn->life & LIFE_CLOSED)
+	if (life & LIFE_CLOSED)
 		totals = conn->final;
 	else if (!tcp_totals_of(sk, &totals))
 		return;
-	describe(conn, &delta);
-	take_events(conn, &delta);
-	delta.sent = take(&conn->sent, sent, totals.sent);
-	delta.received = take(&conn->received, received, totals.received);
-	delta.retransmits = take(&conn->retransmits, retransmits, totals.retransmits);
-	delta.rtt_us = totals.rtt_us;
-	delta.rtt_var_us = totals.rtt_var_us;
-	if (delta.sent || delta.received || delta.retransmits || delta.opened || delta.closed)
-		bpf_seq_write(seq, &delta, sizeof(delta));
+	if (totals.sent == sent && totals.received == received &&
+	    totals.retransmits == retransmits && (life & LIFE_OPENING_REPORTED) &&
+	    (!(life & LIFE_CLOSED) || (life & LIFE_CLOSING_REPORTED)))
+		return;
+	delta = bpf_ringbuf_reserve(&tcp_reports, sizeof(*delta), 0);
+	if (!delta)
+		return;
+	describe(conn, delta);
+	take_events(conn, delta);
+	delta->sent = take(&conn->sent, sent, totals.sent);
+	delta->received = take(&conn->received, received, totals.received);
+	delta->retransmits = take(&conn->retransmits, retransmits, totals.retransmits);
+	delta->rtt_us = totals.rtt_us;
+	delta->rtt_var_us = totals.rtt_var_us;
+	bpf_ringbuf_submit(delta, BPF_RB_NO_WAKEUP);
 }
 
 #endif

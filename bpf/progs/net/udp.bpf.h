@@ -224,7 +224,7 @@ static __always_inline void handle_created(struct bpf_sock *sk)
 }
 
 /* A process was found to hold this socket. */
-static __always_inline void handle_held_udp(struct sock *sk, const struct owner *found)
+static __always_inline void handle_held_udp(struct sock *sk, struct task_struct *task)
 {
 	struct udp_sock_info fresh = {.netns = netns_of_sock(sk)};
 	struct udp_sock_info *info;
@@ -237,7 +237,7 @@ static __always_inline void handle_held_udp(struct sock *sk, const struct owner 
 	    BPF_CORE_READ(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
 		info->role = ROLE_ACCEPTOR;
 	info->netns = fresh.netns;
-	held_by(&info->holder, found);
+	held_by(&info->holder, task);
 }
 
 /* Reports one conversation: also an idle one, so that it can be removed. */

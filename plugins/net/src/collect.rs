@@ -28,6 +28,14 @@ use crate::netflow::point;
 /// Points in one batch to the host.
 const BATCH: usize = 512;
 
+/// Records that fit into the ring of reports.
+const REPORTS_IN_FULL_RING: usize = abi::TCP_REPORTS_BYTES as usize
+    / (size_of::<abi::tcp_delta>() + abi::RING_HEADER_BYTES as usize);
+
+/// Walks for one report at most: enough for a million busy connections. What is left is reported
+/// the next time.
+const MOST_WALKS: usize = 64;
+
 /// What went wrong on the way, for `/metrics`.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -44,7 +52,8 @@ pub(crate) struct Collector {
     scan_number: Number,
     scan_sockets: Iterator,
     closed: Ring,
-    tcp: Iterator,
+    walk_tcp: Iterator,
+    reports: Ring,
     /// `None` where UDP cannot be counted; the verdicts say why.
     udp: Option<Udp>,
     aggregate: Aggregate,
@@ -83,7 +92,8 @@ impl Collector {
             scan_number: loaded.number("scan_number")?,
             scan_sockets: loaded.iterator("scan_sockets", None)?,
             closed: loaded.ring("tcp_closed")?,
-            tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,
+            walk_tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,
+            reports: loaded.ring("tcp_reports")?,
             udp,
             aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
             processes: Processes::default(),
@@ -132,11 +142,21 @@ impl Collector {
         closed.drain(|record| observe(aggregate, counts, decode::tcp(record)));
     }
 
+    /// A ring that a walk has filled means that there is more to report.
     fn read_tcp(&mut self) -> io::Result<()> {
-        let Self { tcp, aggregate, counts, .. } = self;
-        tcp.run(size_of::<abi::tcp_delta>(), |record| {
-            observe(aggregate, counts, decode::tcp(record));
-        })
+        let Self { walk_tcp, reports, aggregate, counts, .. } = self;
+        for _ in 0..MOST_WALKS {
+            walk_tcp.run_silent()?;
+            let mut read = 0;
+            reports.drain(|record| {
+                read += 1;
+                observe(aggregate, counts, decode::tcp(record));
+            });
+            if read < REPORTS_IN_FULL_RING {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// A conversation that was idle for a whole interval is removed, to make room.
