@@ -14,11 +14,12 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
 TEST_PACKAGES := curl dnsmasq-base iproute2 ncat nginx-light procps python3 redis-server \
 	redis-tools socat bind9-dnsutils
+BENCH_PACKAGES := wrk bpftool
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 2>/dev/null)
 
-.PHONY: run test check build package bench clean need-build need-test need-check
+.PHONY: run test check build package bench clean need-build need-test need-bench need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend
 run: build
@@ -44,6 +45,11 @@ test: build need-test
 		$(CARGO) test --release --locked --workspace --no-fail-fast 2>&1 \
 		| awk '/^test result: / { passed += $$4; failed += $$6 } { print; fflush() } \
 			END { printf "%d passed, %d failed\n", passed, failed; exit failed > 0 }'
+
+## bench: what it costs, with and without in turn; ROUNDS=5
+bench: build need-test need-bench
+	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(EXTERNALS) \
+		$(CARGO) run --release --locked --quiet -p system-tests --bin bench -- $(ROUNDS)
 
 ## check: formats, lints and documentation
 check: need-build need-check
@@ -89,6 +95,9 @@ need-build:
 
 need-test:
 	$(call need,$(TEST_PACKAGES))
+
+need-bench:
+	$(call need,$(BENCH_PACKAGES))
 
 need-check:
 	$(call need,$(CHECK_PACKAGES))

@@ -39,8 +39,13 @@ fn compile(source: &str, object: &Path) {
 
 fn bind(header: &str, rust: &Path) {
     // Padding that nobody named is where the two sides could differ unnoticed.
-    run(Command::new(env::var("CLANG").unwrap_or_else(|_| "clang".into()))
-        .args(["-fsyntax-only", "-Wpadded", "-Werror", "-I.", header]));
+    run(Command::new(env::var("CLANG").unwrap_or_else(|_| "clang".into())).args([
+        "-fsyntax-only",
+        "-Wpadded",
+        "-Werror",
+        "-I.",
+        header,
+    ]));
     let bindings = bindgen::Builder::default()
         .header(header)
         .clang_arg("-I.")

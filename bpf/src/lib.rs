@@ -27,6 +27,7 @@ pub mod net {
             non_camel_case_types,
             non_upper_case_globals,
             unreachable_pub,
+            clippy::allow_attributes_without_reason,
             clippy::pedantic,
             reason = "generated from C, in C's names"
         )]

@@ -83,10 +83,7 @@ impl<P: Plugin> PluginApi for Guarded<P> {
     }
 }
 
-fn guard<T>(
-    call: &str,
-    body: impl FnOnce() -> Result<T, PluginError>,
-) -> RResult<T, PluginError> {
+fn guard<T>(call: &str, body: impl FnOnce() -> Result<T, PluginError>) -> RResult<T, PluginError> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result.into(),
         Err(panic) => RResult::RErr(PluginError::new(format_args!(

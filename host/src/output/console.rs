@@ -36,7 +36,13 @@ impl Console {
         let rows = self.table.sorted(now);
         let mut screen = String::from(CLEAR);
         let count = rows.len();
-        push_line(&mut screen, width, &format!("datakit-ebpf: {count} conversations in the last minute, busiest first; Ctrl-C ends"));
+        push_line(
+            &mut screen,
+            width,
+            &format!(
+                "datakit-ebpf: {count} conversations in the last minute, busiest first; Ctrl-C ends"
+            ),
+        );
         push_line(&mut screen, width, &header());
         // One line stays free for the cursor.
         for (key, row) in rows.into_iter().take(height.saturating_sub(3)) {
@@ -87,7 +93,16 @@ impl Sink for Console {
 fn header() -> String {
     format!(
         "{:<16} {:>8} {:<5} {:<24}    {:<24} {:>10} {:>10} {:>8} {:>7} {:>7}",
-        "PROCESS", "PID", "PROTO", "LOCAL", "REMOTE", "SENT", "RECEIVED", "RTT", "OPENED", "RETRANS"
+        "PROCESS",
+        "PID",
+        "PROTO",
+        "LOCAL",
+        "REMOTE",
+        "SENT",
+        "RECEIVED",
+        "RTT",
+        "OPENED",
+        "RETRANS"
     )
 }
 
@@ -95,7 +110,8 @@ fn line(key: &RowKey, row: &Row) -> String {
     let RowKey { process, pid, transport, is_incoming, local, remote } = key;
     let arrow = if *is_incoming { "<-" } else { "->" };
     let (sent, received) = (bytes(row.sent), bytes(row.received));
-    let rtt = if row.rtt_us == 0 { "-".into() } else { format!("{:.1}ms", row.rtt_us as f64 / 1000.0) };
+    let rtt =
+        if row.rtt_us == 0 { "-".into() } else { format!("{:.1}ms", row.rtt_us as f64 / 1000.0) };
     format!(
         "{process:<16} {pid:>8} {transport:<5} {local:<24} {arrow} {remote:<24} {sent:>10} {received:>10} {rtt:>8} {:>7} {:>7}",
         row.opened, row.retransmits
@@ -109,7 +125,7 @@ fn bytes(count: i64) -> String {
     loop {
         let unit = units.next().unwrap_or("PiB");
         if value < 1000.0 || units.peek().is_none() {
-            let digits = if unit == "B" || value >= 100.0 { 0 } else { 1 };
+            let digits = usize::from(!(unit == "B" || value >= 100.0));
             return format!("{value:.digits$} {unit}");
         }
         value /= 1024.0;

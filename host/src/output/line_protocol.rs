@@ -1,4 +1,4 @@
-//! A point as a line of InfluxDB line protocol, the text form that DataKit reads. Tags with an
+//! A point as a line of `InfluxDB` line protocol, the text form that DataKit reads. Tags with an
 //! empty value have no place in it and are left out.
 
 use std::fmt::Write as _;

@@ -10,7 +10,7 @@ use crate::pipeline::wire::PbPoint;
 const MAX_ROWS: usize = 4096;
 
 /// A conversation that said nothing for this long is forgotten.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
+const FORGET_AFTER: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RowKey {

@@ -52,14 +52,18 @@ fn target(category: Category, feed: &str) -> String {
     };
     let mut target = format!("{path}?input=");
     for byte in feed.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                target.push(char::from(byte));
-            }
-            _ => target.push_str(&format!("%{byte:02X}")),
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            target.push(char::from(byte));
+        } else {
+            // Two hexadecimal digits, as RFC 3986 has it.
+            target.extend(['%', hex(byte >> 4), hex(byte & 15)]);
         }
     }
     target
+}
+
+fn hex(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).unwrap_or('0').to_ascii_uppercase()
 }
 
 #[cfg(test)]

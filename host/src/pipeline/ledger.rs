@@ -131,7 +131,10 @@ mod tests {
         other.dropped(5, DropReason::Rejected);
         let total = ledger.total();
         assert_eq!((total.emitted, total.uploaded, total.queued), (15, 4, 3));
-        assert_eq!(total.emitted, total.uploaded + total.queued + total.dropped.values().sum::<u64>());
+        assert_eq!(
+            total.emitted,
+            total.uploaded + total.queued + total.dropped.values().sum::<u64>()
+        );
         assert_eq!(ledger.tallies()["other"].dropped[&DropReason::Rejected], 5);
     }
 }

@@ -137,10 +137,10 @@ impl Outlet {
     }
 
     fn tick(&mut self) {
-        if let Self::Sink(sink) = self {
-            if let Err(error) = sink.tick() {
-                warn!(%error, "the output cannot be refreshed");
-            }
+        if let Self::Sink(sink) = self
+            && let Err(error) = sink.tick()
+        {
+            warn!(%error, "the output cannot be refreshed");
         }
     }
 }

@@ -111,8 +111,7 @@ impl Uploader {
 
     async fn post(&self, request: &Request) -> Result<(), UploadError> {
         let Request { target, content_type, body, points: _ } = request;
-        let mut post =
-            self.client.post(format!("{}{target}", self.server)).body(body.clone());
+        let mut post = self.client.post(format!("{}{target}", self.server)).body(body.clone());
         if let Some(content_type) = content_type {
             post = post.header(CONTENT_TYPE, *content_type);
         }

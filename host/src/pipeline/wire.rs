@@ -198,6 +198,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_point_costs_the_host_a_few_allocations() {
+        let points = 10_000;
+        let mut batch = Points::new(Category::Network, "f");
+        for number in 0..points {
+            let mut point = batch.point("netflow", number);
+            for key in ["src_ip", "dst_ip", "src_port", "dst_port", "pid", "process_name"] {
+                point.tag_display(key, number);
+            }
+            for key in ["family", "direction", "transport", "src_ip_type", "dst_ip_type"] {
+                point.tag(key, "constant");
+            }
+            for key in ["bytes_read", "bytes_written", "rtt", "rtt_var"] {
+                point.field(key, number);
+            }
+        }
+        let cost = allocation_counter::measure(|| {
+            for request in crate::pipeline::encode::encode(Batch::from(batch)) {
+                assert!(!request.body.is_empty());
+            }
+        });
+        let per_point = cost.count_total as f64 / points as f64;
+        println!("{per_point:.2} allocations per point in the host");
+        assert!(per_point < 3.0, "{per_point}");
+    }
+
+    #[test]
     fn an_empty_tag_and_a_zero_are_written_out() {
         let mut points = Points::new(Category::Network, "f");
         points.point("m", 0).tag("t", "").field("n", 0_i64);

@@ -1,5 +1,6 @@
 //! What a running plugin calls, from any of its threads. Nothing here waits.
 
+use std::iter;
 use std::sync::Arc;
 
 use abi_stable::std_types::{RSlice, RStr};
@@ -28,10 +29,8 @@ impl HostApi for Callbacks {
 
     fn log(&self, level: Level, message: RStr<'_>, fields: RSlice<'_, LogField>) {
         let plugin = self.plugin.as_ref();
-        let mut text = message.as_str().to_owned();
-        for LogField { name, value } in fields {
-            text.push_str(&format!(" {name}={value}"));
-        }
+        let shown = fields.iter().map(|LogField { name, value }| format!(" {name}={value}"));
+        let text: String = iter::once(message.as_str().to_owned()).chain(shown).collect();
         match level {
             Level::Error => error!(plugin, "{text}"),
             Level::Warn => warn!(plugin, "{text}"),

@@ -12,6 +12,8 @@ use plugin_api::API_VERSION;
 use plugin_api::loading::Module_Ref;
 use tracing::debug;
 
+use crate::plugin::elf;
+
 const PREFIX: &str = "lib";
 const EXTENSION: &str = "so";
 
@@ -24,6 +26,8 @@ pub(crate) fn open(folder: &Path, name: &str) -> Result<Module_Ref> {
         "plugin {name} is not installed: there is no file {shown}; {}",
         describe(folder)
     );
+    let file = fs::read(&path).with_context(|| format!("read {shown}"))?;
+    elf::check(&file).with_context(|| format!("{shown} is not a plugin for this host"))?;
     let opened = catch_unwind(|| lib_header_from_path(&path)?.init_root_module::<Module_Ref>());
     let module = match opened {
         Ok(Ok(module)) => module,
@@ -49,9 +53,7 @@ pub(crate) fn open(folder: &Path, name: &str) -> Result<Module_Ref> {
 pub(crate) fn installed(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder)
         .with_context(|| format!("look for plugins in {}", folder.display()))?;
-    let mut names: Vec<_> = entries
-        .filter_map(|entry| name_of(&entry.ok()?.path()))
-        .collect();
+    let mut names: Vec<_> = entries.filter_map(|entry| name_of(&entry.ok()?.path())).collect();
     names.sort();
     Ok(names)
 }
@@ -104,7 +106,7 @@ fn explain(error: &LibraryError, path: &Path) -> anyhow::Error {
              version {API_VERSION}); rebuild the plugin against this host's plugin-api, with the \
              same version of abi_stable"
         ),
-        _ => anyhow!("{shown} cannot be opened: {error}"),
+        LibraryError::Many(_) => anyhow!("{shown} cannot be opened: {error}"),
     }
 }
 
@@ -114,7 +116,7 @@ mod tests {
     use std::fs;
 
     fn refusal(folder: &std::path::Path, name: &str) -> String {
-        open(folder, name).err().unwrap().to_string()
+        format!("{:#}", open(folder, name).err().unwrap())
     }
 
     #[test]
@@ -132,7 +134,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("libtext.so"), "not a library").unwrap();
         let refusal = refusal(folder.path(), "text");
-        assert!(refusal.contains("cannot be opened as a shared library"), "{refusal}");
+        assert!(refusal.contains("is not a plugin for this host"), "{refusal}");
     }
 
     #[test]

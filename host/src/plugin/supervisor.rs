@@ -205,10 +205,10 @@ impl Entry {
     }
 
     fn stop(&mut self, state: State) {
-        if let Some(mut plugin) = self.plugin.take() {
-            if let Err(error) = plugin.stop().into_result() {
-                error!(plugin = self.name.as_ref(), %error, "plugin did not stop cleanly");
-            }
+        if let Some(mut plugin) = self.plugin.take()
+            && let Err(error) = plugin.stop().into_result()
+        {
+            error!(plugin = self.name.as_ref(), %error, "plugin did not stop cleanly");
         }
         if self.state == State::Running {
             self.state = state;

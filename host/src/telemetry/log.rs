@@ -49,9 +49,13 @@ fn rotating(path: &Path) -> Result<FileRotate<AppendCount>> {
 pub(crate) fn redirect_stderr(path: &Path) -> Result<()> {
     let attempt = || format!("redirect standard error to {}", path.display());
     create_folder_of(path)?;
-    let mut file =
-        OpenOptions::new().create(true).append(true).open(path).with_context(attempt)?;
-    write!(file, "\n========= {} =========\n", humantime::format_rfc3339_seconds(SystemTime::now())).with_context(attempt)?;
+    let mut file = OpenOptions::new().create(true).append(true).open(path).with_context(attempt)?;
+    write!(
+        file,
+        "\n========= {} =========\n",
+        humantime::format_rfc3339_seconds(SystemTime::now())
+    )
+    .with_context(attempt)?;
     dup2_stderr(&file).with_context(attempt)
 }
 

@@ -56,9 +56,8 @@ impl Plugin for Net {
 
     fn metrics(&self) -> Vec<Metric> {
         let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let in_kernel = |index| {
-            self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index))
-        };
+        let in_kernel =
+            |index| self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index));
         let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused } =
             self.counts.as_ref();
         [
@@ -109,12 +108,8 @@ impl Net {
         ];
         let mut loaded = loader::load(facts, OBJECT, &globals, PROBES)?;
         let kernel_counts = loaded.counters("counters")?;
-        let collector = Collector::new(
-            &mut loaded,
-            &self.config,
-            self.host.clone(),
-            Arc::clone(&self.counts),
-        )?;
+        let collector =
+            Collector::new(&mut loaded, &self.config, self.host.clone(), Arc::clone(&self.counts))?;
         let worker =
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;

@@ -54,3 +54,25 @@ pub(crate) const PROBES: &[Probe] = &[
         ways: &[Way { program: "report_udp_flows", hook: Hook::Iterator("bpf_map_elem") }],
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::PROBES;
+    use bpf::net::OBJECT;
+    use plugin_api::ProbeStatus;
+    use plugin_support::loader::{Facts, Global, load};
+
+    #[test]
+    fn every_program_passes_the_verifier_and_attaches_here() {
+        let facts = Facts::of_this_host().unwrap();
+        let globals = [
+            Global { name: "release_is_seen", value: &[1] },
+            Global { name: "ephemeral_port", value: &32768_u16.to_ne_bytes() },
+        ];
+        let loaded = load(facts, OBJECT, &globals, PROBES).unwrap();
+        for verdict in loaded.verdicts() {
+            assert_eq!(verdict.status, ProbeStatus::Attached, "{verdict:?}");
+        }
+        assert_eq!(loaded.verdicts().len(), PROBES.len());
+    }
+}

@@ -29,10 +29,10 @@ impl Processes {
     /// are not UTF-8 are replaced.
     pub fn name(&self, pid: u32, comm: &[u8]) -> String {
         let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default();
-        if comm.len() == CUT_AT {
-            if let Some(name) = self.full_name(pid, comm) {
-                return name;
-            }
+        if comm.len() == CUT_AT
+            && let Some(name) = self.full_name(pid, comm)
+        {
+            return name;
         }
         String::from_utf8_lossy(comm).into_owned()
     }

@@ -54,8 +54,12 @@ impl Worker {
             .spawn(move || match catch_unwind(AssertUnwindSafe(|| body(&waiter))) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => host.fail(format_args!("thread {label}: {error:#}")),
-                Err(panic) => host
-                    .fail(format_args!("thread {label}: panic: {}", panic_text(panic.as_ref()))),
+                Err(panic) => {
+                    host.fail(format_args!(
+                        "thread {label}: panic: {}",
+                        panic_text(panic.as_ref())
+                    ));
+                }
             })
             .with_context(|| format!("start thread {name}"))?;
         Ok(Self { signal, thread: Some(thread) })
@@ -97,7 +101,10 @@ impl Waiter {
         if !goes_on() || left.is_zero() {
             return Ok(goes_on());
         }
-        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 2];
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 2];
         match epoll::wait(&self.epoll, &mut events, Some(&timespec(left))) {
             Ok(_) | Err(Errno::INTR) => Ok(goes_on()),
             Err(error) => Err(error.into()),

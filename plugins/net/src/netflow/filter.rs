@@ -14,7 +14,7 @@ pub(crate) fn is_reported(delta: &Delta, include_loopback: bool) -> bool {
         && (include_loopback || !ends.iter().any(is_loopback))
 }
 
-/// 127.0.0.0/8 and ::1, also as `::ffff:127.x.y.z` beside a real IPv6 address.
+/// 127.0.0.0/8 and `::1`, also as `::ffff:127.x.y.z` beside a real IPv6 address.
 fn is_loopback(end: &Endpoint) -> bool {
     end.ip.to_canonical().is_loopback()
 }

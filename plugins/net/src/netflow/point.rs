@@ -173,8 +173,14 @@ mod tests {
     fn in_an_incoming_flow_this_host_is_the_server() {
         let (tags, fields) = point_of(Direction::Incoming);
         assert_eq!(tags["conn_side"], "server");
-        assert_eq!((tags["server_ip"].as_str(), tags["server_port"].as_str()), ("93.184.216.34", "443"));
-        assert_eq!((tags["server_ip_type"].as_str(), tags["client_ip_type"].as_str()), ("other", "private"));
+        assert_eq!(
+            (tags["server_ip"].as_str(), tags["server_port"].as_str()),
+            ("93.184.216.34", "443")
+        );
+        assert_eq!(
+            (tags["server_ip_type"].as_str(), tags["client_ip_type"].as_str()),
+            ("other", "private")
+        );
         assert_eq!((tags["src_port"].as_str(), tags["dst_port"].as_str()), ("443", "*"));
         assert_eq!((fields["client_sent"], fields["server_sent"]), (5120, 820));
     }
