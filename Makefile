@@ -37,7 +37,7 @@ build: need-build
 
 ## package: the same as a tarball
 package: build
-	tar -C dist -czf dist/datakit-ebpf-$$(uname -m).tar.gz externals
+	tar -C dist --owner=0 --group=0 --numeric-owner -czf dist/datakit-ebpf-$$(uname -m).tar.gz externals
 
 ## test: everything, as root: unit tests, then the real host with real plugins and real traffic
 test: build need-test

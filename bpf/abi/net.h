@@ -39,7 +39,9 @@ enum counter {
 	/* UDP packets, and their payload bytes, that found the flow table full. */
 	COUNTER_UDP_PACKETS_REFUSED = 2,
 	COUNTER_UDP_BYTES_REFUSED = 3,
-	COUNTER_COUNT = 4,
+	/* Ports listened on at the start that found their table full. */
+	COUNTER_LISTENERS_REFUSED = 4,
+	COUNTER_COUNT = 5,
 };
 
 enum ring_size {

@@ -51,11 +51,14 @@ struct sock_common {
 	unsigned long skc_flags;
 };
 
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	__u16 sk_type;
 	__u8 sk_userlocks;
+	struct socket *sk_socket;
 };
 
 struct tcp_sock {

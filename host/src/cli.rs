@@ -12,8 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{
-    Arg, ArgAction,
+    Arg, ArgAction, ArgMatches,
     builder::{PossibleValuesParser, TypedValueParser as _},
+    value_parser,
 };
 use clap_complete::Shell;
 
@@ -21,8 +22,10 @@ use crate::config::{
     self, Config, flags,
     options::{Kind, Options},
 };
+use crate::plugin::command::PluginCommand;
 
 const NAME: &str = "datakit-ebpf";
+const TRUST_ANY: &str = "trust-any-plugin";
 const SHELLS: [&str; 4] = ["bash", "zsh", "fish", "powershell"];
 
 /// What the command line asks for.
@@ -30,6 +33,8 @@ const SHELLS: [&str; 4] = ["bash", "zsh", "fish", "powershell"];
 pub(crate) enum Command {
     /// Collect.
     Run(Box<Config>),
+    /// Look at plugins.
+    Plugin(PluginCommand),
     /// Print this to standard output and exit with 0.
     Print(String),
     /// Print this sentence to standard error and exit with 1.
@@ -69,11 +74,11 @@ fn command(
         return Ok(Command::Print(app(&options).render_help().to_string()));
     };
     if command != "run" {
-        return other_command(&options, command, words);
+        return other_command(&options, command, words, default_plugin_dir);
     }
     let flags = flags::read(&options, words, "")?;
     if flags.help {
-        return other_command(&options, "help", &["run".to_owned()]);
+        return other_command(&options, "help", &["run".to_owned()], default_plugin_dir);
     }
     let lossy = |text: OsString| text.to_string_lossy().into_owned();
     let environment = environment.into_iter().map(|(name, text)| (lossy(name), lossy(text)));
@@ -82,7 +87,12 @@ fn command(
 }
 
 /// Everything but `run`.
-fn other_command(options: &Options, command: &str, words: &[String]) -> Result<Command> {
+fn other_command(
+    options: &Options,
+    command: &str,
+    words: &[String],
+    default_plugin_dir: &Path,
+) -> Result<Command> {
     let arguments = [NAME, command].into_iter().chain(words.iter().map(String::as_str));
     let matches = match app(options).try_get_matches_from(arguments) {
         Ok(matches) => matches,
@@ -103,8 +113,29 @@ fn other_command(options: &Options, command: &str, words: &[String]) -> Result<C
             clap_complete::generate(*shell, &mut app(options), NAME, &mut script);
             Ok(Command::Print(String::from_utf8(script)?))
         }
+        Some(("plugin", matches)) => Ok(plugin_command(matches, default_plugin_dir)),
         _ => Ok(Command::Print(version())),
     }
+}
+
+fn plugin_command(matches: &ArgMatches, default_plugin_dir: &Path) -> Command {
+    let trusts_any = matches.get_flag(TRUST_ANY);
+    let path = |matches: &ArgMatches, name| matches.get_one::<PathBuf>(name).cloned();
+    Command::Plugin(match matches.subcommand() {
+        Some((verb, matches)) if verb != "list" => {
+            let file = path(matches, "file").unwrap_or_default();
+            match verb {
+                "inspect" => PluginCommand::Inspect { file, trusts_any },
+                "check" => PluginCommand::Check { file, trusts_any },
+                _ => PluginCommand::Try { file, trusts_any },
+            }
+        }
+        other => {
+            let folder = other.and_then(|(_, matches)| path(matches, "plugin-dir"));
+            let folder = folder.unwrap_or_else(|| default_plugin_dir.to_owned());
+            PluginCommand::List { folder, trusts_any }
+        }
+    })
 }
 
 /// One line, as DataKit's collector prints it.
@@ -126,11 +157,30 @@ fn app(options: &Options) -> clap::Command {
         .args(options.flags().map(arg));
     let shells = PossibleValuesParser::new(SHELLS).try_map(|shell| shell.parse::<Shell>());
     let shell = Arg::new("shell").required(true).value_parser(shells);
+    let path = |name: &'static str| Arg::new(name).value_parser(value_parser!(PathBuf));
+    let verb = |name: &'static str, about: &'static str| {
+        let file = path("file").value_name("FILE").required(true);
+        clap::Command::new(name).about(about).arg(file)
+    };
+    let trust = Arg::new(TRUST_ANY).long(TRUST_ANY).action(ArgAction::SetTrue).global(true);
+    let plugin = clap::Command::new("plugin")
+        .about("Look at plugins")
+        .arg(trust.help("Take files that others than root may have written"))
+        .subcommand_required(true)
+        .subcommand(
+            clap::Command::new("list")
+                .about("List the plugins that are installed")
+                .arg(path("plugin-dir").long("plugin-dir").value_name("DIR")),
+        )
+        .subcommand(verb("inspect", "Show what a file says of itself, without running it"))
+        .subcommand(verb("check", "Load, start and stop a plugin in a process of its own"))
+        .subcommand(verb("try", "What check runs in that process").hide(true));
     clap::Command::new(NAME)
         .about("Collects what this host says on its network, and hands it to DataKit")
         .subcommand(run)
         .subcommand(clap::Command::new("version").about("Print the version"))
         .subcommand(clap::Command::new("completion").about("Print a completion script").arg(shell))
+        .subcommand(plugin)
 }
 
 /// A flag of `run` as help and completion show it.

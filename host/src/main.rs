@@ -33,10 +33,13 @@ fn main() -> ExitCode {
             eprintln!("{text}");
             ExitCode::FAILURE
         }
+        cli::Command::Plugin(command) => plugin::command::carry_out(&command),
         cli::Command::Run(config) => match run::run(&config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!("{error:#}");
+                if config.log.is_some() {
+                    tracing::error!("{error:#}");
+                }
                 eprintln!("datakit-ebpf: {error:#}");
                 ExitCode::FAILURE
             }

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -70,7 +70,9 @@ async fn collect(config: &Config) -> Result<()> {
 
     let enricher = Enricher::new(&config.tags, config.hostname.as_deref(), &config.service);
     let pipeline = Pipeline::start(enricher, outlet(config, &queue)?)?;
-    let supervisor = Supervisor::start(config, surroundings(&pipeline, &ledger, &queue, uploads))?;
+    let all_failed = Arc::new(Notify::new());
+    let surroundings = surroundings(&pipeline, &ledger, uploads.then_some(&queue), &all_failed);
+    let supervisor = Supervisor::start(config, surroundings)?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
 
     if let Some(address) = config.status_listen.clone() {
@@ -83,8 +85,14 @@ async fn collect(config: &Config) -> Result<()> {
         });
     }
 
-    let signal = signals.next().await;
-    info!(signal, "collector ends");
+    let outcome = tokio::select! {
+        signal = signals.next() => {
+            info!(signal, "collector ends");
+            Ok(())
+        }
+        // Under DataKit it stays, to tell why; a person at a terminal has been told.
+        () = all_failed.notified(), if !uploads => Err(anyhow!("no plugin runs")),
+    };
     // Plugins first, then what they sent, then what waits for the receiver.
     spawn_blocking(move || {
         supervisor.stop();
@@ -106,7 +114,7 @@ async fn collect(config: &Config) -> Result<()> {
             signal = signals.next() => warn!(signal, "ending at once"),
         }
     }
-    Ok(())
+    outcome
 }
 
 fn outlet(config: &Config, queue: &Arc<Queue>) -> Result<Outlet> {
@@ -122,10 +130,10 @@ fn outlet(config: &Config, queue: &Arc<Queue>) -> Result<Outlet> {
 fn surroundings(
     pipeline: &Pipeline,
     ledger: &Arc<Ledger>,
-    queue: &Arc<Queue>,
-    uploads: bool,
+    queue: Option<&Arc<Queue>>,
+    all_failed: &Arc<Notify>,
 ) -> Surroundings {
-    let queue = uploads.then(|| Arc::clone(queue));
+    let (queue, all_failed) = (queue.cloned(), Arc::clone(all_failed));
     Surroundings {
         inbox: pipeline.inbox(),
         ledger: Arc::clone(ledger),
@@ -134,6 +142,7 @@ fn surroundings(
                 last_error::report(queue, text);
             }
         }),
+        on_all_failed: Box::new(move || all_failed.notify_one()),
     }
 }
 

@@ -31,6 +31,12 @@ macro_rules! export_plugin {
             )]
             use super::*;
 
+            #[used]
+            static MANIFEST: $crate::loading::Manifest = $crate::manifest_of::<$plugin>(
+                if cfg!(debug_assertions) { "debug" } else { "release" },
+                ::std::env::consts::ARCH,
+            );
+
             #[$crate::export_root_module]
             pub fn plugin_module() -> $crate::loading::Module_Ref {
                 $crate::module_of::<$plugin>()

@@ -49,6 +49,7 @@
 mod error;
 mod export;
 mod host;
+mod manifest;
 mod module;
 mod plugin;
 mod point;
@@ -65,6 +66,7 @@ pub const API_VERSION: u32 = 1;
 
 /// What the host needs to open a plugin; plugin authors do not use it.
 pub mod loading {
+    pub use crate::manifest::{MARK, Manifest};
     pub use crate::module::{HostApi, Module_Ref, PluginApi, PluginBox};
 }
 
@@ -74,3 +76,5 @@ pub mod loading {
 pub use abi_stable::{export_root_module, library};
 #[doc(hidden)]
 pub use export::module_of;
+#[doc(hidden)]
+pub use manifest::manifest_of;

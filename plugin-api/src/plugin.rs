@@ -4,8 +4,8 @@ use crate::error::PluginError;
 use crate::host::Host;
 use crate::report::{Metric, ProbeVerdict};
 
-/// A collector. Calls come from one thread at a time; a panic in any of them marks the plugin
-/// as failed and does not reach the host.
+/// A collector. Calls come from one thread at a time. A panic in one of them does not reach the
+/// host: in `new` or `start` the plugin has failed, in the others it is logged.
 pub trait Plugin: Sized + Send + 'static {
     /// The name that operators enable: lower case with hyphens. The file of `my-plugin` is
     /// `libmy_plugin.so`.

@@ -11,6 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/net.h"
+#include "lib/count.bpf.h"
 #include "lib/sock.bpf.h"
 
 struct listened_port {
@@ -18,7 +19,7 @@ struct listened_port {
 	__u32 port;
 };
 
-/* Full: the connections of further listeners are taken for outgoing ones. */
+/* Full: counted; the older connections of further listeners are taken for outgoing ones. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -35,7 +36,8 @@ static __always_inline void remember_listener(struct sock *sk)
 	};
 	__u8 yes = 1;
 
-	bpf_map_update_elem(&listened_ports, &port, &yes, BPF_ANY);
+	if (bpf_map_update_elem(&listened_ports, &port, &yes, BPF_ANY))
+		count(COUNTER_LISTENERS_REFUSED, 1);
 }
 
 static __always_inline bool is_listened(const struct tuple *tuple)

@@ -223,9 +223,11 @@ static __always_inline void handle_closed(struct sock *sk)
 	__sync_fetch_and_or(&conn->life, LIFE_CLOSED);
 	/*
 	 * A reset may come before anyone is known to hold the socket. The process
-	 * that does will release it, and is known then.
+	 * that does will release it, and is known then; unless nobody does, because
+	 * the connection was never accepted, or the kernel did that for itself.
 	 */
-	if (conn->holder.is_known || !release_is_seen)
+	if (conn->holder.is_known || !conn->holder.owner.pid || !release_is_seen ||
+	    !BPF_CORE_READ(sk, sk_socket))
 		report_closing(conn);
 }
 
@@ -286,8 +288,8 @@ static __always_inline void report_open(struct sock *sk, struct tcp_conn *conn)
 		totals = conn->final;
 	else if (!tcp_totals_of(sk, &totals))
 		return;
-	if (totals.sent == sent && totals.received == received &&
-	    totals.retransmits == retransmits && (life & LIFE_OPENING_REPORTED) &&
+	/* Retransmissions alone make no report; they go along with the next one. */
+	if (totals.sent == sent && totals.received == received && (life & LIFE_OPENING_REPORTED) &&
 	    (!(life & LIFE_CLOSED) || (life & LIFE_CLOSING_REPORTED)))
 		return;
 	delta = bpf_ringbuf_reserve(&tcp_reports, sizeof(*delta), 0);

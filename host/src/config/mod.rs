@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) enabled: Vec<String>,
     /// Where plugins are looked up.
     pub(crate) plugin_dir: PathBuf,
+    /// Load plugins whoever may have written their files.
+    pub(crate) trust_any_plugin: bool,
     /// Where points go.
     pub(crate) output: Output,
     /// Base URL of the DataKit that receives points; no slash at the end.

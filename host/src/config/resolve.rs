@@ -54,6 +54,7 @@ pub(super) fn config(
     let mut config = Config {
         enabled,
         plugin_dir: path("plugin-dir").unwrap_or_else(|| default_plugin_dir.to_owned()),
+        trust_any_plugin: layers.switch("trust-any-plugin")?,
         output,
         api_server: parse(&layers, "datakit-apiserver", units::base_url)?.unwrap_or_default(),
         trace_server: parse(&layers, "trace-server", units::base_url)?.unwrap_or_default(),

@@ -27,7 +27,10 @@ pub(crate) struct Console {
 impl Console {
     pub(crate) fn new() -> Self {
         let is_terminal = io::stdout().is_terminal();
-        Self { is_terminal, table: Table::default(), report_ns: 0, has_news: is_terminal }
+        if is_terminal {
+            println!("datakit-ebpf: waiting for traffic");
+        }
+        Self { is_terminal, table: Table::default(), report_ns: 0, has_news: false }
     }
 
     fn draw(&mut self) -> io::Result<()> {
@@ -110,8 +113,11 @@ fn line(key: &RowKey, row: &Row) -> String {
     let RowKey { process, pid, transport, is_incoming, local, remote } = key;
     let arrow = if *is_incoming { "<-" } else { "->" };
     let (sent, received) = (bytes(row.sent), bytes(row.received));
-    let rtt =
-        if row.rtt_us == 0 { "-".into() } else { format!("{:.1}ms", row.rtt_us as f64 / 1000.0) };
+    let rtt = match row.rtt_us {
+        0 => "-".into(),
+        us @ 1..1000 => format!("{us} µs"),
+        us => format!("{:.1} ms", us as f64 / 1000.0),
+    };
     format!(
         "{process:<16} {pid:>8} {transport:<5} {local:<24} {arrow} {remote:<24} {sent:>10} {received:>10} {rtt:>8} {:>7} {:>7}",
         row.opened, row.retransmits

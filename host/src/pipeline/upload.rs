@@ -120,7 +120,8 @@ impl Uploader {
         // The body is read so that the connection can be used again.
         let text = answer.text().await.map_err(retry)?;
         match status {
-            StatusCode::OK => Ok(()),
+            // DataKit answers 200; something in between may say it in another way.
+            _ if status.is_success() => Ok(()),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
                 Err(UploadError::Retry(anyhow!("{status}: {text}")))
             }

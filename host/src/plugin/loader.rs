@@ -1,8 +1,12 @@
 //! From a plugin's name to its module. A library that does not fit is refused with one sentence
-//! that says what to do. Libraries stay mapped: Rust has no sound way to unmap one.
+//! that says what to do, as far as possible before any of its code runs. Libraries stay mapped:
+//! Rust has no sound way to unmap one.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
@@ -10,15 +14,28 @@ use abi_stable::library::{LibraryError, lib_header_from_path};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use plugin_api::API_VERSION;
 use plugin_api::loading::Module_Ref;
-use tracing::debug;
+use rustix::process::geteuid;
+use tracing::{debug, warn};
 
 use crate::plugin::elf;
+use crate::plugin::manifest::{self, Manifest};
 
 const PREFIX: &str = "lib";
 const EXTENSION: &str = "so";
 
+/// Permission bits that let others than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// A plugin's file, checked but not run.
+pub(crate) struct Candidate {
+    path: PathBuf,
+    /// What is loaded is what was checked: the same open file.
+    file: File,
+    pub(crate) manifest: Manifest,
+}
+
 /// Opens the library of plugin `name` in `folder`.
-pub(crate) fn open(folder: &Path, name: &str) -> Result<Module_Ref> {
+pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<Module_Ref> {
     let path = path_of(folder, name)?;
     let shown = path.display();
     ensure!(
@@ -26,27 +43,17 @@ pub(crate) fn open(folder: &Path, name: &str) -> Result<Module_Ref> {
         "plugin {name} is not installed: there is no file {shown}; {}",
         describe(folder)
     );
-    let file = fs::read(&path).with_context(|| format!("read {shown}"))?;
-    elf::check(&file).with_context(|| format!("{shown} is not a plugin for this host"))?;
-    let opened = catch_unwind(|| lib_header_from_path(&path)?.init_root_module::<Module_Ref>());
-    let module = match opened {
-        Ok(Ok(module)) => module,
-        Ok(Err(error)) => return Err(explain(&error, &path)),
-        Err(_) => bail!("{shown} panicked while it was opened; rebuild it"),
-    };
-    let version = module.api_version();
-    ensure!(
-        version == API_VERSION,
-        "{shown} was built for version {version} of the plugin interface and this host has \
-         version {API_VERSION}; rebuild the plugin against this host's plugin-api"
-    );
-    let own = module.name().as_str();
+    let candidate = Candidate::check(&path, trusts_any_file)?;
+    let own = &candidate.manifest.name;
     ensure!(
         own == name,
         "{shown} says that it is plugin {own}, not {name}; name the file {}",
         file_name(own)
     );
-    Ok(module)
+    if candidate.manifest.profile == "debug" && !cfg!(debug_assertions) {
+        warn!(plugin = name, "plugin was built without optimisation; build it with --release");
+    }
+    candidate.load()
 }
 
 /// The names of the plugins whose files are in `folder`, sorted.
@@ -58,14 +65,67 @@ pub(crate) fn installed(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A name becomes part of a path, so it must be one.
-fn path_of(folder: &Path, name: &str) -> Result<PathBuf> {
+/// Where the library of plugin `name` is. A name becomes part of a path, so it must be one.
+pub(crate) fn path_of(folder: &Path, name: &str) -> Result<PathBuf> {
     let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
     ensure!(
         name.chars().all(is_plain),
         "{name:?} is not a plugin's name; names have letters, digits and hyphens"
     );
     Ok(folder.join(file_name(name)))
+}
+
+impl Candidate {
+    /// Reads `path` and checks all that can be checked without running it.
+    pub(crate) fn check(path: &Path, trusts_any_file: bool) -> Result<Self> {
+        let shown = path.display();
+        let mut file = File::open(path).with_context(|| format!("open {shown}"))?;
+        if !trusts_any_file {
+            check_owner(&file).with_context(|| format!("{shown} is not trusted"))?;
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).with_context(|| format!("read {shown}"))?;
+        let fits = || format!("{shown} is not a plugin for this host");
+        elf::check(&bytes).with_context(fits)?;
+        let manifest = manifest::read(&bytes).with_context(fits)?;
+        ensure!(
+            manifest.api == API_VERSION,
+            "{shown} was built for version {} of the plugin interface and this host has version \
+             {API_VERSION}; rebuild the plugin against this host's plugin-api",
+            manifest.api
+        );
+        Ok(Self { path: path.to_owned(), file, manifest })
+    }
+
+    /// Loads it and asks for its module.
+    pub(crate) fn load(&self) -> Result<Module_Ref> {
+        let shown = self.path.display();
+        let checked = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let opened =
+            catch_unwind(|| lib_header_from_path(&checked)?.init_root_module::<Module_Ref>());
+        match opened {
+            Ok(Ok(module)) => Ok(module),
+            Ok(Err(error)) => Err(explain(&error, &self.path)),
+            Err(_) => bail!("{shown} panicked while it was opened; rebuild it"),
+        }
+    }
+}
+
+/// A plugin runs with all our rights, so nobody with fewer may have written it.
+fn check_owner(file: &File) -> Result<()> {
+    let facts = file.metadata()?;
+    let us = geteuid().as_raw();
+    ensure!(
+        facts.uid() == 0 || facts.uid() == us,
+        "its owner is user {}; it must be root (--trust-any-plugin takes it all the same)",
+        facts.uid()
+    );
+    ensure!(
+        facts.mode() & WRITABLE_BY_OTHERS == 0,
+        "others than its owner may write it; chmod go-w it (--trust-any-plugin takes it all the \
+         same)"
+    );
+    Ok(())
 }
 
 fn file_name(name: &str) -> String {
@@ -112,11 +172,13 @@ fn explain(error: &LibraryError, path: &Path) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{installed, open};
+    use super::{Candidate, installed, open};
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
-    fn refusal(folder: &std::path::Path, name: &str) -> String {
-        format!("{:#}", open(folder, name).err().unwrap())
+    fn refusal(folder: &Path, name: &str) -> String {
+        format!("{:#}", open(folder, name, false).err().unwrap())
     }
 
     #[test]
@@ -135,6 +197,18 @@ mod tests {
         fs::write(folder.path().join("libtext.so"), "not a library").unwrap();
         let refusal = refusal(folder.path(), "text");
         assert!(refusal.contains("is not a plugin for this host"), "{refusal}");
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_not_trusted_unless_told_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("libtext.so");
+        fs::write(&path, "not a library").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let refusal = refusal(folder.path(), "text");
+        assert!(refusal.contains("is not trusted: others than its owner"), "{refusal}");
+        let error = Candidate::check(&path, true).err().unwrap();
+        assert!(format!("{error:#}").contains("not a 64-bit ELF file"), "{error:#}");
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! Plugins: opened, started, watched, stopped.
 //!
 //! ```text
+//! manifest   who made the file, out of its constants
 //! loader     a name -> a library -> its module, or a sentence on why not
 //! elf        what the file says, before any of its code runs
 //! callbacks  what a running plugin calls: points, log lines, "I have failed"
+//! command    list, inspect and check, for people
 //! supervisor the one thread that calls into plugins, and keeps their states
 //! ```
 
 mod callbacks;
+pub(crate) mod command;
 mod elf;
 mod loader;
+mod manifest;
 pub(crate) mod supervisor;

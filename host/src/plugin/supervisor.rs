@@ -1,7 +1,7 @@
 //! The one thread that calls into plugins, and what is known of each. A plugin that is missing,
 //! does not fit, or fails is `failed` with a reason; the others run on.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -64,6 +64,14 @@ pub(crate) struct Surroundings {
     pub(crate) ledger: Arc<Ledger>,
     /// Told of each failure, to tell DataKit.
     pub(crate) on_failure: Box<dyn Fn(&str) + Send>,
+    /// Told when no plugin is left that runs.
+    pub(crate) on_all_failed: Box<dyn Fn() + Send>,
+}
+
+/// Where plugins come from.
+struct Origin {
+    folder: PathBuf,
+    trusts_any: bool,
 }
 
 struct Entry {
@@ -88,7 +96,8 @@ impl Supervisor {
             .into_iter()
             .map(|name| Ok((settings(config, &name)?, Arc::<str>::from(name))))
             .collect::<Result<Vec<_>>>()?;
-        let folder = config.plugin_dir.clone();
+        let origin =
+            Origin { folder: config.plugin_dir.clone(), trusts_any: config.trust_any_plugin };
         let sender = requests.clone();
         let thread = Builder::new()
             .name("supervisor".into())
@@ -96,9 +105,10 @@ impl Supervisor {
                 let mut plugins: Vec<_> = plugins
                     .into_iter()
                     .map(|(settings, name)| {
-                        launch(&folder, name, &settings, &surroundings, &sender)
+                        launch(&origin, name, &settings, &surroundings, &sender)
                     })
                     .collect();
+                tell_if_all_failed(&plugins, &surroundings);
                 serve(&inbox, &mut plugins, &surroundings);
             })
             .context("start the supervisor's thread")?;
@@ -129,7 +139,7 @@ fn settings(config: &Config, name: &str) -> Result<String> {
 }
 
 fn launch(
-    folder: &Path,
+    origin: &Origin,
     name: Arc<str>,
     settings: &str,
     surroundings: &Surroundings,
@@ -150,7 +160,7 @@ fn launch(
         account: surroundings.ledger.account(&entry.name),
         supervisor: supervisor.clone(),
     });
-    match open_and_start(folder, &mut entry, settings, host) {
+    match open_and_start(origin, &mut entry, settings, host) {
         Ok(()) => {
             let took_ms = started.elapsed().as_millis() as u64;
             info!(plugin = entry.name.as_ref(), version = entry.version, took_ms, "plugin runs");
@@ -161,8 +171,8 @@ fn launch(
     entry
 }
 
-fn open_and_start(folder: &Path, entry: &mut Entry, settings: &str, host: Host) -> Result<()> {
-    let module = loader::open(folder, &entry.name)?;
+fn open_and_start(origin: &Origin, entry: &mut Entry, settings: &str, host: Host) -> Result<()> {
+    let module = loader::open(&origin.folder, &entry.name, origin.trusts_any)?;
     entry.version = module.version().as_str().into();
     let plugin = module.new()(RStr::from_str(settings), host).into_result();
     let plugin = entry.plugin.insert(plugin.map_err(|error| anyhow!("{error}"))?);
@@ -176,6 +186,7 @@ fn serve(requests: &Receiver<Request>, plugins: &mut [Entry], surroundings: &Sur
                 for entry in plugins.iter_mut().filter(|entry| entry.name == plugin) {
                     entry.fail(reason.clone(), surroundings);
                 }
+                tell_if_all_failed(plugins, surroundings);
             }
             Request::Report(answer) => {
                 let reports = plugins.iter().map(Entry::report).collect();
@@ -190,6 +201,12 @@ fn serve(requests: &Receiver<Request>, plugins: &mut [Entry], surroundings: &Sur
                 return;
             }
         }
+    }
+}
+
+fn tell_if_all_failed(plugins: &[Entry], surroundings: &Surroundings) {
+    if plugins.iter().all(|entry| entry.state == State::Failed) {
+        (surroundings.on_all_failed)();
     }
 }
 

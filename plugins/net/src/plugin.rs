@@ -13,7 +13,7 @@ use plugin_support::worker::Worker;
 
 use crate::collect::{Collector, Counts};
 use crate::config::Config;
-use crate::probes::PROBES;
+use crate::probes::{PROBES, SOCKET_RELEASE};
 
 /// `ebpf-net`.
 pub(crate) struct Net {
@@ -82,6 +82,11 @@ impl Plugin for Net {
                 in_kernel(abi::COUNTER_UDP_BYTES_REFUSED),
             ),
             (
+                "listeners_refused",
+                "Ports listened on at the start that found their table full.",
+                in_kernel(abi::COUNTER_LISTENERS_REFUSED),
+            ),
+            (
                 "flows_refused",
                 "Reports of conversations that found the flow table full.",
                 counted(flows_refused),
@@ -101,12 +106,7 @@ impl Plugin for Net {
 
 impl Net {
     fn run(&self) -> Result<Running> {
-        let facts = Facts::of_this_host()?;
-        let globals = [
-            Global { name: "release_is_seen", value: &[u8::from(facts.has_cgroup())] },
-            Global { name: "ephemeral_port", value: &self.config.ephemeral_port.to_ne_bytes() },
-        ];
-        let mut loaded = loader::load(facts, OBJECT, &globals, PROBES)?;
+        let mut loaded = self.load()?;
         let kernel_counts = loaded.counters("counters")?;
         let collector =
             Collector::new(&mut loaded, &self.config, self.host.clone(), Arc::clone(&self.counts))?;
@@ -114,5 +114,25 @@ impl Net {
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;
         Ok(Running { worker, kernel_counts, loaded })
+    }
+
+    /// A program must know whether another one is attached, which is only known afterwards.
+    fn load(&self) -> Result<Loaded> {
+        let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
+        let load = |facts, release_is_seen: bool| {
+            let globals = [
+                Global { name: "release_is_seen", value: &[u8::from(release_is_seen)] },
+                Global { name: "ephemeral_port", value: &ephemeral_port },
+            ];
+            loader::load(facts, OBJECT, &globals, PROBES)
+        };
+        let facts = Facts::of_this_host()?;
+        let expects_release = facts.has_cgroup();
+        let loaded = load(facts, expects_release)?;
+        if expects_release && !loaded.is_attached(SOCKET_RELEASE) {
+            drop(loaded);
+            return load(Facts::of_this_host()?, false);
+        }
+        Ok(loaded)
     }
 }

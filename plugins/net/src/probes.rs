@@ -4,6 +4,8 @@ use plugin_support::probe::{Hook, Need, Probe, Way};
 
 const UDP: Need = Need::Optional("UDP flows");
 
+pub(crate) const SOCKET_RELEASE: &str = "socket release";
+
 pub(crate) const PROBES: &[Probe] = &[
     Probe {
         name: "TCP state change",
@@ -14,7 +16,7 @@ pub(crate) const PROBES: &[Probe] = &[
         }],
     },
     Probe {
-        name: "socket release",
+        name: SOCKET_RELEASE,
         need: Need::Optional("the process behind connections that were reset early"),
         ways: &[Way { program: "sock_release", hook: Hook::Socket("sock_release") }],
     },

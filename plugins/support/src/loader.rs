@@ -9,7 +9,7 @@ use aya::maps::RingBuf;
 use aya::programs::Iter;
 use aya::{Btf, Ebpf, EbpfLoader};
 use plugin_api::{ProbeStatus, ProbeVerdict};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::cgroup;
@@ -78,7 +78,12 @@ pub fn load(
     for Global { name, value } in globals {
         loader.override_global(name, *value, true);
     }
-    let mut ebpf = loader.load(object).context("load the object")?;
+    let mut ebpf = loader.load(object).context(if geteuid().is_root() {
+        "load the object"
+    } else {
+        "load the object, for which a user other than root needs the capabilities CAP_BPF, \
+         CAP_PERFMON and CAP_NET_ADMIN"
+    })?;
     let site = Site { btf: &facts.btf, cgroup: facts.cgroup.as_ref() };
     let verdicts: Vec<_> = probes.iter().map(|probe| probe.attach(&mut ebpf, &site)).collect();
     drop(loader);
@@ -94,6 +99,12 @@ impl Loaded {
     /// What became of each probe.
     pub fn verdicts(&self) -> &[ProbeVerdict] {
         &self.verdicts
+    }
+
+    /// Whether the probe of this name is attached.
+    pub fn is_attached(&self, probe: &str) -> bool {
+        let mut verdicts = self.verdicts.iter();
+        verdicts.any(|verdict| verdict.name == probe && verdict.status == ProbeStatus::Attached)
     }
 
     /// Opens a ring of records; once for each.

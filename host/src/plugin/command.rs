@@ -1,0 +1,115 @@
+//! `datakit-ebpf plugin list|inspect|check`: what people ask about plugin files. Prints, and says
+//! by the exit code whether all is well.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use abi_stable::std_types::{RSlice, RStr};
+use anyhow::{Context as _, Result, anyhow, bail};
+use plugin_api::loading::HostApi;
+use plugin_api::{Host, Level, LogField, Points, ProbeStatus};
+
+use crate::plugin::loader::{Candidate, installed, path_of};
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) enum PluginCommand {
+    /// All files of a folder.
+    List { folder: PathBuf, trusts_any: bool },
+    /// One file, without running it.
+    Inspect { file: PathBuf, trusts_any: bool },
+    /// One file: load, start and stop it in a child.
+    Check { file: PathBuf, trusts_any: bool },
+    /// The child's part of `Check`.
+    Try { file: PathBuf, trusts_any: bool },
+}
+
+/// Does it, and says how it went.
+pub(crate) fn carry_out(command: &PluginCommand) -> ExitCode {
+    let outcome = match command {
+        PluginCommand::List { folder, trusts_any } => list(folder, *trusts_any),
+        PluginCommand::Inspect { file, trusts_any } => inspect(file, *trusts_any),
+        PluginCommand::Check { file, trusts_any } => check(file, *trusts_any),
+        PluginCommand::Try { file, trusts_any } => try_out(file, *trusts_any),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list(folder: &Path, trusts_any: bool) -> Result<()> {
+    for name in installed(folder)? {
+        match Candidate::check(&path_of(folder, &name)?, trusts_any) {
+            Ok(Candidate { manifest, .. }) => {
+                println!("{name:<20} {:<10} interface {}", manifest.version, manifest.api);
+            }
+            Err(error) => println!("{name:<20} {error:#}"),
+        }
+    }
+    Ok(())
+}
+
+fn inspect(file: &Path, trusts_any: bool) -> Result<()> {
+    let Candidate { manifest, .. } = Candidate::check(file, trusts_any)?;
+    println!("name       {}", manifest.name);
+    println!("version    {}", manifest.version);
+    println!("interface  {}", manifest.api);
+    println!("profile    {}", manifest.profile);
+    Ok(())
+}
+
+fn check(file: &Path, trusts_any: bool) -> Result<()> {
+    // What need not run is said here, in one sentence.
+    Candidate::check(file, trusts_any)?;
+    let mut child = Command::new(std::env::current_exe().context("find the own executable")?);
+    child.args(["plugin", "try"]).arg(file);
+    if trusts_any {
+        child.arg("--trust-any-plugin");
+    }
+    let status = child.status().context("start a process to try the plugin in")?;
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(_) => bail!("{} does not work on this host", file.display()),
+        None => bail!("{} takes its process down: {status}", file.display()),
+    }
+}
+
+fn try_out(file: &Path, trusts_any: bool) -> Result<()> {
+    let module = Candidate::check(file, trusts_any)?.load()?;
+    let host = Host::new(Printer);
+    let plugin = module.new()(RStr::from_str(""), host).into_result();
+    let mut plugin = plugin.map_err(|error| anyhow!("new: {error}"))?;
+    plugin.start().into_result().map_err(|error| anyhow!("start: {error}"))?;
+    let probes = plugin.probes().into_result().map_err(|error| anyhow!("probes: {error}"))?;
+    for probe in &probes {
+        let detail = if probe.status == ProbeStatus::Attached { "" } else { &probe.detail };
+        println!("{:<9} {:<28} {} {detail}", probe.status.to_string(), probe.name, probe.hook);
+    }
+    plugin.stop().into_result().map_err(|error| anyhow!("stop: {error}"))?;
+    println!("{} starts and stops on this host", module.name());
+    Ok(())
+}
+
+/// A host for a trial: takes points and keeps none.
+#[derive(Clone)]
+struct Printer;
+
+impl HostApi for Printer {
+    fn send(&self, _points: Points) -> bool {
+        true
+    }
+
+    fn log(&self, level: Level, message: RStr<'_>, fields: RSlice<'_, LogField>) {
+        let shown: String =
+            fields.iter().map(|LogField { name, value }| format!(" {name}={value}")).collect();
+        eprintln!("{level:?}: {message}{shown}");
+    }
+
+    fn fail(&self, reason: RStr<'_>) {
+        eprintln!("failed: {reason}");
+    }
+}
