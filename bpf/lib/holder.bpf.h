@@ -45,17 +45,17 @@ static __always_inline void held_by_current(struct holder *holder)
 	holder->seen_by = current_scan();
 }
 
-/* The scan found `task` to hold the socket. The common case is that it still does. */
+/* The scan found `task` to hold the socket. */
 static __always_inline void held_by(struct holder *holder, struct task_struct *task)
 {
 	__u32 scan = current_scan();
 
-	if (holder->owner.pid != (__u32)BPF_CORE_READ(task, tgid)) {
-		if (holder->is_known && holder->seen_by + 1 >= scan)
-			return;
-		if (!owner_of_task(task, &holder->owner))
-			return;
-	}
+	if (holder->owner.pid != (__u32)BPF_CORE_READ(task, tgid) && holder->is_known &&
+	    holder->seen_by + 1 >= scan)
+		return;
+	/* Also when it is the same one: it may have a new name since an exec. */
+	if (!owner_of_task(task, &holder->owner))
+		return;
 	holder->is_known = 1;
 	holder->seen_by = scan;
 }

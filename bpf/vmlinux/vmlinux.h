@@ -58,6 +58,7 @@ struct sock {
 	__u16 sk_protocol;
 	__u16 sk_type;
 	__u8 sk_userlocks;
+	__u8 sk_kern_sock : 1;
 	struct socket *sk_socket;
 };
 
@@ -68,6 +69,7 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u32 srtt_us;
 	__u32 mdev_us;
+	bool is_mptcp;
 };
 
 struct socket {
@@ -209,13 +211,17 @@ struct __sk_buff {
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
+	SOCK_STREAM = 1,
+	SOCK_DGRAM = 2,
 	IPPROTO_TCP = 6,
 	IPPROTO_UDP = 17,
+	IPPROTO_FRAGMENT = 44,
 	ETH_P_IP = 0x0800,
 	ETH_P_IPV6 = 0x86dd,
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_SENT = 2,
 	TCP_SYN_RECV = 3,
+	TCP_FIN_WAIT1 = 4,
 	TCP_CLOSE = 7,
 	TCP_LISTEN = 10,
 	TCP_NEW_SYN_RECV = 12,

@@ -13,6 +13,8 @@
 use std::env;
 use std::process::ExitCode;
 
+use telemetry::log::{say, say_error};
+
 mod cli;
 mod config;
 mod last_error;
@@ -26,11 +28,11 @@ mod telemetry;
 fn main() -> ExitCode {
     match cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir()) {
         cli::Command::Print(text) => {
-            print!("{text}");
+            say(format_args!("{}", text.trim_end_matches('\n')));
             ExitCode::SUCCESS
         }
         cli::Command::Fail(text) => {
-            eprintln!("{text}");
+            say_error(format_args!("{text}"));
             ExitCode::FAILURE
         }
         cli::Command::Plugin(command) => plugin::command::carry_out(&command),
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
                 if config.log.is_some() {
                     tracing::error!("{error:#}");
                 }
-                eprintln!("datakit-ebpf: {error:#}");
+                say_error(format_args!("datakit-ebpf: {error:#}"));
                 ExitCode::FAILURE
             }
         },

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
+use flume::Sender;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -21,13 +22,16 @@ use crate::pidfile::PidFile;
 use crate::pipeline::enrich::Enricher;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::queue::Queue;
-use crate::pipeline::upload::Uploader;
+use crate::pipeline::upload::{Client, Uploader};
 use crate::pipeline::{Outlet, Pipeline};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
 use crate::telemetry::{log, server};
 
-/// How long the rest of the queue may take when the process ends.
+/// How long plugins may take to stop, and then the rest of the queue to be uploaded.
 const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// Reports of failures that wait for DataKit; later ones only repeat them.
+const LAST_ERRORS: usize = 16;
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(config: &Config) -> Result<()> {
@@ -41,7 +45,10 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     }
     // One thread is enough: the runtime only waits for the network.
     let runtime = Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    runtime.block_on(collect(config))
+    let outcome = runtime.block_on(collect(config));
+    // A plugin that does not stop must not keep us.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Where the log cannot be written, the collector still runs and says so.
@@ -63,15 +70,20 @@ async fn collect(config: &Config) -> Result<()> {
     let queue = Arc::new(Queue::new(config.queue_bytes));
     let (end, ending) = watch::channel(false);
     let uploads = matches!(config.output, Output::Datakit);
-    let uploader = uploads
-        .then(|| Uploader::new(&config.api_server, Arc::clone(&queue), ending))
-        .transpose()?
-        .map(|uploader| tokio::spawn(uploader.run()));
+    let client = uploads.then(|| Client::new(&config.api_server)).transpose()?;
+    let uploader = client
+        .clone()
+        .map(|client| tokio::spawn(Uploader::new(client, Arc::clone(&queue), ending).run()));
+    let (last_errors, reports) = flume::bounded(LAST_ERRORS);
+    if let Some(client) = client {
+        tokio::spawn(last_error::run(client, reports));
+    }
 
     let enricher = Enricher::new(&config.tags, config.hostname.as_deref(), &config.service);
     let pipeline = Pipeline::start(enricher, outlet(config, &queue)?)?;
+    let pipeline_ended = pipeline.ended();
     let all_failed = Arc::new(Notify::new());
-    let surroundings = surroundings(&pipeline, &ledger, uploads.then_some(&queue), &all_failed);
+    let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
     let supervisor = Supervisor::start(config, surroundings)?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
 
@@ -92,14 +104,22 @@ async fn collect(config: &Config) -> Result<()> {
         }
         // Under DataKit it stays, to tell why; a person at a terminal has been told.
         () = all_failed.notified(), if !uploads => Err(anyhow!("no plugin runs")),
+        () = pipeline_ended.notified() => {
+            info!("nobody reads the output any more");
+            Ok(())
+        }
     };
     // Plugins first, then what they sent, then what waits for the receiver.
-    spawn_blocking(move || {
+    let stopping = spawn_blocking(move || {
         supervisor.stop();
         pipeline.finish();
-    })
-    .await
-    .context("stop the plugins")?;
+    });
+    tokio::select! {
+        stopped = timeout(LAST_CALL, stopping) => {
+            stopped.context("a plugin or the output does not stop")?.context("stop the plugins")?;
+        }
+        signal = signals.next() => bail!("{signal} while stopping: ending at once"),
+    }
     queue.close();
     end.send_replace(true);
     if let Some(uploader) = uploader {
@@ -130,17 +150,16 @@ fn outlet(config: &Config, queue: &Arc<Queue>) -> Result<Outlet> {
 fn surroundings(
     pipeline: &Pipeline,
     ledger: &Arc<Ledger>,
-    queue: Option<&Arc<Queue>>,
+    last_errors: Sender<String>,
     all_failed: &Arc<Notify>,
 ) -> Surroundings {
-    let (queue, all_failed) = (queue.cloned(), Arc::clone(all_failed));
+    let all_failed = Arc::clone(all_failed);
     Surroundings {
         inbox: pipeline.inbox(),
         ledger: Arc::clone(ledger),
         on_failure: Box::new(move |text| {
-            if let Some(queue) = &queue {
-                last_error::report(queue, text);
-            }
+            // Without DataKit nobody listens, and with a full channel it has enough to read.
+            last_errors.try_send(text.to_owned()).ok();
         }),
         on_all_failed: Box::new(move || all_failed.notify_one()),
     }

@@ -31,8 +31,8 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	if (newstate == TCP_ESTABLISHED)
-		handle_established(sk, oldstate);
+	if (newstate == TCP_ESTABLISHED || (oldstate == TCP_SYN_RECV && newstate == TCP_FIN_WAIT1))
+		handle_established(sk, oldstate, newstate);
 	else if (newstate == TCP_CLOSE)
 		handle_closed(sk);
 	else if (newstate == TCP_SYN_SENT)
@@ -58,7 +58,7 @@ int sock_release(struct bpf_sock *sk)
 SEC("cgroup/sock_create")
 int sock_create(struct bpf_sock *sk)
 {
-	if (sk->protocol == IPPROTO_UDP)
+	if (sk->protocol == IPPROTO_UDP && sk->type == SOCK_DGRAM)
 		handle_created(sk);
 	return 1;
 }
@@ -105,9 +105,10 @@ int scan_sockets(struct bpf_iter__task_file *ctx)
 	family = sk->__sk_common.skc_family;
 	if (family != AF_INET && family != AF_INET6)
 		return 0;
-	if (sk->sk_protocol == IPPROTO_TCP)
+	/* Raw sockets have these protocols too. */
+	if (sk->sk_protocol == IPPROTO_TCP && sk->sk_type == SOCK_STREAM)
 		handle_held_tcp(sk, task);
-	else if (sk->sk_protocol == IPPROTO_UDP)
+	else if (sk->sk_protocol == IPPROTO_UDP && sk->sk_type == SOCK_DGRAM)
 		handle_held_udp(sk, task);
 	return 0;
 }

@@ -127,10 +127,11 @@ static __always_inline __s64 take_rest(__u64 *reported, __u64 total)
 	return taken;
 }
 
-/* Takes the right to report `event`, which `happened` stands for. */
-static __always_inline __u8 take_event(struct tcp_conn *conn, __u64 happened, __u64 reported)
+/* Takes the right to report an event that had `happened` when `life` was read. */
+static __always_inline __u8 take_event(struct tcp_conn *conn, __u64 life, __u64 happened,
+				       __u64 reported)
 {
-	if ((conn->life & (happened | reported)) != happened)
+	if ((life & (happened | reported)) != happened)
 		return 0;
 	return !(__sync_fetch_and_or(&conn->life, reported) & reported);
 }
@@ -144,10 +145,10 @@ static __always_inline void describe(const struct tcp_conn *conn, struct tcp_del
 	delta->padding = 0;
 }
 
-static __always_inline void take_events(struct tcp_conn *conn, struct tcp_delta *delta)
+static __always_inline void take_events(struct tcp_conn *conn, __u64 life, struct tcp_delta *delta)
 {
-	delta->opened = take_event(conn, LIFE_ESTABLISHED, LIFE_OPENING_REPORTED);
-	delta->closed = take_event(conn, LIFE_CLOSED, LIFE_CLOSING_REPORTED);
+	delta->opened = take_event(conn, life, LIFE_ESTABLISHED, LIFE_OPENING_REPORTED);
+	delta->closed = take_event(conn, life, LIFE_CLOSED, LIFE_CLOSING_REPORTED);
 }
 
 /* The last report of a connection, out of `conn->final`. */
@@ -164,7 +165,7 @@ static __always_inline void report_closing(struct tcp_conn *conn)
 		return;
 	}
 	describe(conn, delta);
-	take_events(conn, delta);
+	take_events(conn, conn->life, delta);
 	delta->sent = take_rest(&conn->sent, conn->final.sent);
 	delta->received = take_rest(&conn->received, conn->final.received);
 	delta->retransmits = take_rest(&conn->retransmits, conn->final.retransmits);
@@ -181,16 +182,22 @@ static __always_inline void handle_start(struct sock *sk, __u8 role)
 	struct tcp_conn *conn;
 
 	held_by_current(&fresh.holder);
+	/* The socket may have had an earlier life, before connect(AF_UNSPEC). */
+	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
+	if (conn && (conn->life & LIFE_CLOSED)) {
+		held_by_current(&conn->holder);
+		report_closing(conn);
+	}
 	conn = bpf_sk_storage_get(&tcp_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!conn) {
 		count(COUNTER_CONNS_REFUSED, 1);
 		return;
 	}
-	/* The socket may have had an earlier life, before connect(AF_UNSPEC). */
 	*conn = fresh;
 }
 
-static __always_inline void handle_established(struct sock *sk, int oldstate)
+/* With TCP Fast Open a server may have answered and closed by now. */
+static __always_inline void handle_established(struct sock *sk, int oldstate, int newstate)
 {
 	struct tcp_conn unknown = {};
 	struct tcp_conn *conn;
@@ -207,10 +214,27 @@ static __always_inline void handle_established(struct sock *sk, int oldstate)
 		conn->received = 0;
 		conn->retransmits = 0;
 		conn->holder.is_known = 0;
+		if (newstate == TCP_FIN_WAIT1)
+			held_by_current(&conn->holder);
 		conn->life = LIFE_ESTABLISHED;
 		return;
 	}
 	__sync_fetch_and_or(&conn->life, LIFE_ESTABLISHED);
+}
+
+/*
+ * Whether a process will let go of the socket and be seen doing so. Nobody does
+ * if the connection was never accepted, or if the kernel holds it for itself, as
+ * it does the parts of a multipath connection.
+ */
+static __always_inline bool will_be_released(struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (!release_is_seen || !BPF_CORE_READ(sk, sk_socket) ||
+	    BPF_CORE_READ_BITFIELD_PROBED(sk, sk_kern_sock))
+		return false;
+	return tp && !(bpf_core_field_exists(tp->is_mptcp) && BPF_CORE_READ(tp, is_mptcp));
 }
 
 static __always_inline void handle_closed(struct sock *sk)
@@ -223,11 +247,9 @@ static __always_inline void handle_closed(struct sock *sk)
 	__sync_fetch_and_or(&conn->life, LIFE_CLOSED);
 	/*
 	 * A reset may come before anyone is known to hold the socket. The process
-	 * that does will release it, and is known then; unless nobody does, because
-	 * the connection was never accepted, or the kernel did that for itself.
+	 * that does will release it, and is known then.
 	 */
-	if (conn->holder.is_known || !conn->holder.owner.pid || !release_is_seen ||
-	    !BPF_CORE_READ(sk, sk_socket))
+	if (conn->holder.is_known || !will_be_released(sk))
 		report_closing(conn);
 }
 
@@ -296,7 +318,7 @@ static __always_inline void report_open(struct sock *sk, struct tcp_conn *conn)
 	if (!delta)
 		return;
 	describe(conn, delta);
-	take_events(conn, delta);
+	take_events(conn, life, delta);
 	delta->sent = take(&conn->sent, sent, totals.sent);
 	delta->received = take(&conn->received, received, totals.received);
 	delta->retransmits = take(&conn->retransmits, retransmits, totals.retransmits);

@@ -26,7 +26,9 @@ struct udp_sock_info {
 	struct holder holder;
 	__u32 netns;
 	__u8 role;
-	__u8 padding[3];
+	/* bind() named a port. */
+	__u8 is_bound;
+	__u8 padding[2];
 };
 
 /* Every UDP socket since its socket() or first packet. Dies with the socket. */
@@ -117,26 +119,76 @@ static __always_inline __u32 read_ipv6(struct __sk_buff *skb, enum direction way
 		if (next == IPPROTO_UDP)
 			return offset;
 		/* Hop-by-hop, routing and destination options have one shape. */
-		if (next != 0 && next != 43 && next != 60)
+		if (next != 0 && next != 43 && next != IPPROTO_FRAGMENT && next != 60)
 			return 0;
 		if (bpf_skb_load_bytes(skb, offset, extension, sizeof(extension)))
 			return 0;
+		offset += next == IPPROTO_FRAGMENT ? 8 : (extension[1] + 1) * 8;
 		next = extension[0];
-		offset += (extension[1] + 1) * 8;
 	}
 	return next == IPPROTO_UDP ? offset : 0;
 }
 
-/* The first packet tells who opened the conversation, unless known already. */
+/*
+ * The kernel's own view of a socket that a packet program was handed: a pointer of
+ * another type, which the verifier lets nobody look behind but by a copy.
+ */
+static __always_inline struct sock *kernel_sock(struct bpf_sock *sk)
+{
+	struct sock *raw = NULL;
+
+	bpf_probe_read_kernel(&raw, sizeof(raw), &sk);
+	return raw;
+}
+
+/*
+ * Who opened the conversation is a fact of the socket. Without a bind() it calls;
+ * with one it serves if a packet came in first. A socket that is older than the
+ * collector has no first packet: there the bind() decides.
+ */
 static __always_inline struct udp_sock_info *info_of_sock(struct bpf_sock *sk, enum direction way)
 {
-	struct udp_sock_info fresh = {};
-	struct udp_sock_info *info;
+	struct udp_sock_info *info = bpf_sk_storage_get(&udp_socks, sk, NULL, 0);
+	struct udp_sock_info older = {};
 
-	info = bpf_sk_storage_get(&udp_socks, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (info && info->role == ROLE_UNKNOWN)
-		info->role = way == EGRESS ? ROLE_CONNECTOR : ROLE_ACCEPTOR;
-	return info;
+	if (info && info->role != ROLE_UNKNOWN)
+		return info;
+	older.is_bound = !!(BPF_CORE_READ(kernel_sock(sk), sk_userlocks) & SOCK_BINDPORT_LOCK);
+	if (info) {
+		info->is_bound = older.is_bound;
+		info->role = older.is_bound && way == INGRESS ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
+		return info;
+	}
+	older.role = older.is_bound ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
+	older.netns = netns_of_sock(kernel_sock(sk));
+	return bpf_sk_storage_get(&udp_socks, sk, &older, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* A connected socket keeps its peer's address, also where packets are translated. */
+static __always_inline void use_connected_peer(struct bpf_sock *sk, struct tuple *tuple)
+{
+	if (!sk->dst_port)
+		return;
+	if (sk->family == AF_INET) {
+		map_ipv4(tuple->local_addr, sk->src_ip4);
+		map_ipv4(tuple->remote_addr, sk->dst_ip4);
+	} else {
+		__u32 local[4] = {sk->src_ip6[0], sk->src_ip6[1], sk->src_ip6[2], sk->src_ip6[3]};
+		__u32 remote[4] = {sk->dst_ip6[0], sk->dst_ip6[1], sk->dst_ip6[2], sk->dst_ip6[3]};
+
+		__builtin_memcpy(tuple->local_addr, local, sizeof(local));
+		__builtin_memcpy(tuple->remote_addr, remote, sizeof(remote));
+	}
+	tuple->local_port = sk->src_port;
+	tuple->remote_port = bpf_ntohs(sk->dst_port);
+}
+
+static __always_inline void mask_client_port(struct udp_key *key)
+{
+	if (key->role == ROLE_CONNECTOR)
+		key->tuple.local_port = masked(key->tuple.local_port);
+	else
+		key->tuple.remote_port = masked(key->tuple.remote_port);
 }
 
 static __always_inline void add_udp(struct udp_key *key, const struct owner *owner,
@@ -164,6 +216,7 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	struct udp_key key = {};
 	struct udp_sock_info *info;
 	struct udp_header udp;
+	__u16 unmasked_port;
 	struct bpf_sock *sk;
 	__u32 offset;
 
@@ -180,7 +233,8 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	if (!sk)
 		return 0;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk)
+	/* Raw sockets get copies of what others receive. */
+	if (!sk || sk->protocol != IPPROTO_UDP || sk->type != SOCK_DGRAM)
 		return 0;
 	info = info_of_sock(sk, way);
 	if (!info) {
@@ -190,13 +244,22 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	}
 	key.tuple.local_port = bpf_ntohs(way == EGRESS ? udp.source : udp.destination);
 	key.tuple.remote_port = bpf_ntohs(way == EGRESS ? udp.destination : udp.source);
-	key.role = info->role;
-	if (key.role == ROLE_CONNECTOR)
-		key.tuple.local_port = masked(key.tuple.local_port);
-	else
-		key.tuple.remote_port = masked(key.tuple.remote_port);
+	use_connected_peer(sk, &key.tuple);
+	if (!key.tuple.local_port || !key.tuple.remote_port)
+		return 0;
 	key.tuple.netns = info->netns;
 	key.pid = info->holder.owner.pid;
+	key.role = info->role;
+	unmasked_port = key.tuple.local_port;
+	mask_client_port(&key);
+	/* A server that spoke before anybody called shows by who calls it now. */
+	if (way == INGRESS && key.role == ROLE_CONNECTOR && info->is_bound &&
+	    !bpf_map_lookup_elem(&udp_flows, &key)) {
+		info->role = ROLE_ACCEPTOR;
+		key.role = ROLE_ACCEPTOR;
+		key.tuple.local_port = unmasked_port;
+		mask_client_port(&key);
+	}
 	add_udp(&key, &info->holder.owner, way, skb->len - offset - sizeof(udp));
 	return 0;
 }
@@ -232,10 +295,10 @@ static __always_inline void handle_held_udp(struct sock *sk, struct task_struct 
 	info = bpf_sk_storage_get(&udp_socks, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!info)
 		return;
-	/* Older than the collector: only bind() tells who serves. */
-	if (!info->holder.is_known && info->role == ROLE_UNKNOWN &&
-	    BPF_CORE_READ(sk, sk_userlocks) & SOCK_BINDPORT_LOCK)
-		info->role = ROLE_ACCEPTOR;
+	if (!info->holder.is_known && info->role == ROLE_UNKNOWN) {
+		info->is_bound = !!(BPF_CORE_READ(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
+		info->role = info->is_bound ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
+	}
 	info->netns = fresh.netns;
 	held_by(&info->holder, task);
 }

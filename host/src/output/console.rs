@@ -10,6 +10,7 @@ use rustix::termios::tcgetwinsize;
 use crate::output::table::{Row, RowKey, Table};
 use crate::output::{Sink, line_protocol};
 use crate::pipeline::wire::Batch;
+use crate::telemetry::log::say;
 
 /// Where the terminal does not tell its size.
 const DEFAULT_SIZE: (usize, usize) = (24, 120);
@@ -28,7 +29,7 @@ impl Console {
     pub(crate) fn new() -> Self {
         let is_terminal = io::stdout().is_terminal();
         if is_terminal {
-            println!("datakit-ebpf: waiting for traffic");
+            say(format_args!("datakit-ebpf: waiting for traffic"));
         }
         Self { is_terminal, table: Table::default(), report_ns: 0, has_news: false }
     }

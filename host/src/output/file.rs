@@ -1,7 +1,7 @@
 //! Points to a file or to standard output, one per line.
 
 use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -12,7 +12,7 @@ use crate::output::{Sink, line_protocol};
 use crate::pipeline::wire::{Batch, PbPoint, PbValue};
 
 pub(crate) struct FileSink {
-    target: BufWriter<Box<dyn Write + Send>>,
+    target: Box<dyn Write + Send>,
     format: FileFormat,
 }
 
@@ -29,22 +29,21 @@ impl FileSink {
                     .with_context(|| format!("open the output file {}", path.display()))?,
             ),
         };
-        Ok(Self { target: BufWriter::new(target), format })
+        Ok(Self { target, format })
     }
 }
 
 impl Sink for FileSink {
     fn write(&mut self, batch: &Batch) -> io::Result<()> {
-        let mut line = String::new();
+        let mut lines = String::new();
         for point in &batch.points {
-            line.clear();
             match self.format {
-                FileFormat::LineProtocol => line_protocol::write(&mut line, point),
-                FileFormat::Json => line.push_str(&to_json(point).to_string()),
+                FileFormat::LineProtocol => line_protocol::write(&mut lines, point),
+                FileFormat::Json => lines.push_str(&to_json(point).to_string()),
             }
-            line.push('\n');
-            self.target.write_all(line.as_bytes())?;
+            lines.push('\n');
         }
+        self.target.write_all(lines.as_bytes())?;
         self.target.flush()
     }
 }

@@ -7,14 +7,17 @@
 //!
 //! Plugins never wait: where a channel is full, points are dropped and counted.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use flume::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use plugin_api::Points;
-use tracing::{error, warn};
+use tokio::sync::Notify;
+use tracing::warn;
 
 pub(crate) mod encode;
 pub(crate) mod enrich;
@@ -29,8 +32,8 @@ use ledger::{Account, DropReason};
 use queue::{Entry, Queue};
 use wire::Batch;
 
-/// Batches that may wait; the pipeline never blocks, so it is empty nearly always.
-const INBOX_BATCHES: usize = 64;
+/// Batches that may wait: one full report of the busiest plugin, which comes all at once.
+const INBOX_BATCHES: usize = 160;
 
 /// How often a sink that shows something is asked to refresh it.
 const TICK: Duration = Duration::from_millis(500);
@@ -39,6 +42,7 @@ const TICK: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(crate) struct Inbox {
     sender: Sender<Item>,
+    is_overflowing: Arc<AtomicBool>,
 }
 
 enum Item {
@@ -52,10 +56,16 @@ impl Inbox {
         let count = points.len();
         account.emitted(count);
         match self.sender.try_send(Item::Batch(points, Arc::clone(account))) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.is_overflowing.store(false, Ordering::Relaxed);
+                true
+            }
             Err(TrySendError::Full(_)) => {
                 account.dropped(count, DropReason::InboxFull);
-                warn!(points = count, "points dropped: the pipeline is behind");
+                // Said once per jam; how many is in the ledger.
+                if !self.is_overflowing.swap(true, Ordering::Relaxed) {
+                    warn!("the pipeline is behind, dropping points");
+                }
                 false
             }
             Err(TrySendError::Disconnected(_)) => {
@@ -78,16 +88,27 @@ pub(crate) enum Outlet {
 pub(crate) struct Pipeline {
     inbox: Inbox,
     thread: JoinHandle<()>,
+    ended: Arc<Notify>,
 }
 
 impl Pipeline {
     pub(crate) fn start(enricher: Enricher, outlet: Outlet) -> Result<Self> {
         let (sender, inbox) = flume::bounded(INBOX_BATCHES);
+        let ended = Arc::new(Notify::new());
+        let at_end = NotifyAtEnd(Arc::clone(&ended));
         let thread = Builder::new()
             .name("pipeline".into())
-            .spawn(move || run(&inbox, &enricher, outlet))
+            .spawn(move || {
+                let _at_end = at_end;
+                run(&inbox, &enricher, outlet);
+            })
             .context("start the pipeline's thread")?;
-        Ok(Self { inbox: Inbox { sender }, thread })
+        Ok(Self { inbox: Inbox { sender, is_overflowing: Arc::default() }, thread, ended })
+    }
+
+    /// Told when the thread has ended, for whatever reason.
+    pub(crate) fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.ended)
     }
 
     pub(crate) fn inbox(&self) -> Inbox {
@@ -97,8 +118,16 @@ impl Pipeline {
     /// Lets everything through that is in it, then ends.
     pub(crate) fn finish(self) {
         if self.inbox.sender.send(Item::End).is_err() || self.thread.join().is_err() {
-            error!("the pipeline had ended before its time");
+            warn!("the pipeline had ended before");
         }
+    }
+}
+
+struct NotifyAtEnd(Arc<Notify>);
+
+impl Drop for NotifyAtEnd {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 
@@ -107,7 +136,9 @@ fn run(inbox: &Receiver<Item>, enricher: &Enricher, mut outlet: Outlet) {
         match inbox.recv_timeout(TICK) {
             Ok(Item::Batch(points, account)) => {
                 let batch = enricher.tag(Batch::from(points));
-                outlet.take(batch, &account);
+                if let Flow::Ended = outlet.take(batch, &account) {
+                    return;
+                }
             }
             Err(RecvTimeoutError::Timeout) => outlet.tick(),
             Ok(Item::End) | Err(RecvTimeoutError::Disconnected) => return outlet.tick(),
@@ -115,13 +146,21 @@ fn run(inbox: &Receiver<Item>, enricher: &Enricher, mut outlet: Outlet) {
     }
 }
 
+/// Whether it makes sense to go on.
+enum Flow {
+    Open,
+    /// Nobody reads any more.
+    Ended,
+}
+
 impl Outlet {
-    fn take(&mut self, batch: Batch, account: &Arc<Account>) {
+    fn take(&mut self, batch: Batch, account: &Arc<Account>) -> Flow {
         match self {
             Self::Upload(queue) => {
                 for request in encode::encode(batch) {
                     queue.push(Entry::new(request, Arc::clone(account)));
                 }
+                Flow::Open
             }
             Self::Sink(sink) => {
                 let points = batch.points.len();
@@ -129,9 +168,13 @@ impl Outlet {
                     Ok(()) => account.uploaded(points),
                     Err(error) => {
                         account.dropped(points, DropReason::OutputFailed);
+                        if error.kind() == ErrorKind::BrokenPipe {
+                            return Flow::Ended;
+                        }
                         warn!(%error, points, "points dropped: the output cannot be written");
                     }
                 }
+                Flow::Open
             }
         }
     }

@@ -102,6 +102,18 @@ impl Queue {
         }
     }
 
+    /// The oldest entry, if there is one.
+    pub(crate) fn try_pop(&self) -> Option<Entry> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Makes `entry` the oldest one again.
+    pub(crate) fn put_back(&self, entry: Entry) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.bytes += size_of(&entry);
+        waiting.entries.push_front(entry);
+    }
+
     /// Nothing more will be pushed.
     pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed = true;

@@ -98,8 +98,8 @@ impl Spool {
         Ok((Self { folder, cap_bytes, log: Mutex::new(log) }, recovered))
     }
 
-    /// Appends a request. After an error (a full disk, say) the spool is as it was before, and the
-    /// request is the caller's.
+    /// Appends a request; until it is written, the cap may be exceeded by it. After an error (a
+    /// full disk, say) nothing that waits is lost, and the request is the caller's.
     pub(crate) fn push(&self, plugin: &str, request: &Request) -> Result<PushOutcome> {
         let head = record::head(plugin, request)?;
         if (head.len() + request.body.len()) as u64 > self.cap_bytes {

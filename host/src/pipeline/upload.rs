@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, StatusCode};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::pipeline::encode::Request;
@@ -20,35 +20,36 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+
+/// How often a request may be answered with an error of the server before another one is tried:
+/// if that one goes through, the fault lies with the first.
+const SUSPICIOUS_ANSWERS: u32 = 5;
 
 /// What the caller does next with a request that failed.
 #[derive(Debug)]
-enum UploadError {
-    /// Try the same bytes again later.
-    Retry(anyhow::Error),
+pub(crate) enum UploadError {
+    /// The server cannot be reached, or says that it is busy: try the same bytes again later.
+    Away(anyhow::Error),
+    /// The server failed on these bytes: try again, but perhaps it is they.
+    Failing(anyhow::Error),
     /// The server will never take these bytes.
-    Drop(StatusCode),
+    Refused(StatusCode),
 }
 
-pub(crate) struct Uploader {
-    client: Client,
+/// A way to one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    client: reqwest::Client,
     server: String,
-    queue: Arc<Queue>,
-    /// Becomes true when the process is about to end.
-    ending: watch::Receiver<bool>,
 }
 
-impl Uploader {
+impl Client {
     /// `server` is a base URL without a slash at its end.
-    pub(crate) fn new(
-        server: &str,
-        queue: Arc<Queue>,
-        ending: watch::Receiver<bool>,
-    ) -> Result<Self> {
+    pub(crate) fn new(server: &str) -> Result<Self> {
         // Fails only if it was done before.
         rustls::crypto::ring::default_provider().install_default().ok();
-        let mut client = Client::builder()
+        let mut client = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
@@ -59,79 +60,120 @@ impl Uploader {
             client = client.tls_certs_only([]);
         }
         let client = client.build().context("set up the HTTP client")?;
-        Ok(Self { client, server: server.to_owned(), queue, ending })
+        Ok(Self { client, server: server.to_owned() })
+    }
+
+    pub(crate) async fn post(&self, request: &Request) -> Result<(), UploadError> {
+        let Request { target, content_type, body, points: _ } = request;
+        let mut post = self.client.post(format!("{}{target}", self.server)).body(body.clone());
+        if let Some(content_type) = content_type {
+            post = post.header(CONTENT_TYPE, *content_type);
+        }
+        // The URL is in the log line already.
+        let away = |error: reqwest::Error| UploadError::Away(error.without_url().into());
+        let answer = post.send().await.map_err(away)?;
+        let status = answer.status();
+        // The body is read so that the connection can be used again.
+        let text = answer.text().await.map_err(away)?;
+        match status {
+            // DataKit answers 200; something in between may say it in another way.
+            _ if status.is_success() => Ok(()),
+            StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::SERVICE_UNAVAILABLE => {
+                Err(UploadError::Away(anyhow!("{status}: {text}")))
+            }
+            _ if status.is_server_error() => Err(UploadError::Failing(anyhow!("{status}: {text}"))),
+            _ => Err(UploadError::Refused(status)),
+        }
+    }
+}
+
+/// Empties a queue into a server.
+pub(crate) struct Uploader {
+    client: Client,
+    queue: Arc<Queue>,
+    /// Becomes true when the process is about to end.
+    ending: watch::Receiver<bool>,
+}
+
+impl Uploader {
+    pub(crate) fn new(client: Client, queue: Arc<Queue>, ending: watch::Receiver<bool>) -> Self {
+        Self { client, queue, ending }
     }
 
     /// Uploads until the queue is closed and empty. What it holds when it is cancelled is entered
     /// as lost in the shutdown.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         while let Some(entry) = self.queue.pop().await {
             self.deliver(entry).await;
         }
     }
 
-    async fn deliver(&self, entry: Entry) {
-        let Self { server, .. } = self;
-        let points = entry.request.points;
-        let mut ending = self.ending.clone();
+    async fn deliver(&mut self, entry: Entry) {
+        let server = self.client.server.clone();
         let mut backoff = FIRST_BACKOFF;
-        let mut failures = 0_u32;
+        let (mut failures, mut suspicion) = (0_u32, 0);
         loop {
-            match self.post(&entry.request).await {
+            let error = match self.client.post(&entry.request).await {
                 Ok(()) => {
                     if failures > 0 {
                         info!(failures, server, "the receiver is back");
                     }
                     return entry.uploaded();
                 }
-                Err(UploadError::Drop(status)) => {
-                    let target = &entry.request.target;
-                    warn!(%status, points, target, "points dropped: the receiver refuses them");
-                    return entry.dropped(DropReason::Rejected);
-                }
-                Err(UploadError::Retry(error)) => {
-                    // Said once per outage.
-                    if failures == 0 {
-                        let error = format!("{error:#}");
-                        warn!(error, server, "upload failed, trying again until it works");
+                Err(UploadError::Refused(status)) => return refuse(entry, &status.to_string()),
+                Err(UploadError::Away(error)) => error,
+                Err(UploadError::Failing(error)) => {
+                    suspicion += 1;
+                    if suspicion % SUSPICIOUS_ANSWERS == 0 && self.next_one_works().await {
+                        return refuse(entry, &error.to_string());
                     }
-                    failures += 1;
+                    error
                 }
+            };
+            // Said once per outage.
+            if failures == 0 {
+                let error = format!("{error:#}");
+                warn!(error, server, "upload failed, trying again until it works");
             }
-            if *ending.borrow() {
-                sleep(FIRST_BACKOFF).await;
-            } else {
-                // The end is no time for patience; a lost sender means the end.
-                let ends = tokio::time::timeout(backoff, ending.wait_for(|ending| *ending));
-                backoff = if ends.await.is_ok() { FIRST_BACKOFF } else { backoff * 2 };
-                backoff = backoff.min(LONGEST_BACKOFF);
+            failures += 1;
+            backoff = self.wait(backoff).await;
+        }
+    }
+
+    /// Whether the server takes what comes after a request on which it fails.
+    async fn next_one_works(&self) -> bool {
+        let Some(next) = self.queue.try_pop() else { return false };
+        match self.client.post(&next.request).await {
+            Ok(()) => {
+                next.uploaded();
+                true
+            }
+            Err(UploadError::Refused(status)) => {
+                refuse(next, &status.to_string());
+                true
+            }
+            Err(UploadError::Away(_) | UploadError::Failing(_)) => {
+                self.queue.put_back(next);
+                false
             }
         }
     }
 
-    async fn post(&self, request: &Request) -> Result<(), UploadError> {
-        let Request { target, content_type, body, points: _ } = request;
-        let mut post = self.client.post(format!("{}{target}", self.server)).body(body.clone());
-        if let Some(content_type) = content_type {
-            post = post.header(CONTENT_TYPE, *content_type);
+    /// Waits, less patiently at the end, and returns how long to wait the next time.
+    async fn wait(&mut self, backoff: Duration) -> Duration {
+        if *self.ending.borrow() {
+            sleep(FIRST_BACKOFF).await;
+            return FIRST_BACKOFF;
         }
-        let answer = post.send().await.map_err(retry)?;
-        let status = answer.status();
-        // The body is read so that the connection can be used again.
-        let text = answer.text().await.map_err(retry)?;
-        match status {
-            // DataKit answers 200; something in between may say it in another way.
-            _ if status.is_success() => Ok(()),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-                Err(UploadError::Retry(anyhow!("{status}: {text}")))
-            }
-            _ if status.is_server_error() => Err(UploadError::Retry(anyhow!("{status}: {text}"))),
-            _ => Err(UploadError::Drop(status)),
-        }
+        let ends = timeout(backoff, self.ending.wait_for(|ending| *ending)).await.is_ok();
+        if ends { FIRST_BACKOFF } else { (backoff * 2).min(LONGEST_BACKOFF) }
     }
 }
 
-fn retry(error: reqwest::Error) -> UploadError {
-    // The URL is in the log line already.
-    UploadError::Retry(error.without_url().into())
+fn refuse(entry: Entry, answer: &str) {
+    let Request { target, points, .. } = &entry.request;
+    warn!(answer, points, target, "points dropped: the receiver does not take them");
+    entry.dropped(DropReason::Rejected);
 }

@@ -62,16 +62,19 @@ pub(crate) struct Batch {
     pub(crate) points: Vec<PbPoint>,
 }
 
+/// What DataKit keeps of a tag's value.
+const MAX_TAG_BYTES: usize = 1024;
+
 /// Room for the tags that are added to every point later, to grow a point's list only once.
 const ADDED_LATER: usize = 4;
 
 impl From<Points> for Batch {
     fn from(mut points: Points) -> Self {
         let buffer = Bytes::from_owner(Buffer(points.take_text()));
-        let field = |key: &'static str, value, is_tag| PbField {
-            key: Bytes::from_static(key.as_bytes()),
-            value: Some(convert(&buffer, value)),
-            is_tag,
+        let field = |key: &'static str, value, is_tag| {
+            let value = convert(&buffer, value);
+            let value = if is_tag { fit_for_a_tag(value) } else { value };
+            PbField { key: Bytes::from_static(key.as_bytes()), value: Some(value), is_tag }
         };
         let convert = |point: Point<'_>| {
             let (tags, values) = (point.tags(), point.fields());
@@ -109,6 +112,21 @@ fn convert(buffer: &Bytes, value: Value) -> PbValue {
             let inside = range.start <= range.end && range.end <= buffer.len();
             PbValue::Text(if inside { buffer.slice(range) } else { Bytes::new() })
         }
+    }
+}
+
+/// Tags have one line, at most 1024 bytes, and no backslash at the end: names of processes and
+/// the like come from anybody.
+fn fit_for_a_tag(value: PbValue) -> PbValue {
+    match value {
+        PbValue::Text(text)
+            if text.len() > MAX_TAG_BYTES || text.contains(&b'\n') || text.ends_with(b"\\") =>
+        {
+            let text = String::from_utf8_lossy(&text).replace('\n', " ");
+            let cut = &text[..text.floor_char_boundary(MAX_TAG_BYTES)];
+            PbValue::Text(Bytes::from(cut.trim_end_matches('\\').to_owned()))
+        }
+        other => other,
     }
 }
 
@@ -221,6 +239,18 @@ pub(crate) mod tests {
         let per_point = cost.count_total as f64 / points as f64;
         println!("{per_point:.2} allocations per point in the host");
         assert!(per_point < 3.0, "{per_point}");
+    }
+
+    #[test]
+    fn a_tag_is_made_to_fit_and_a_field_is_left_as_it_is() {
+        let mut points = Points::new(Category::Network, "f");
+        let mut point = points.point("m", 0);
+        let text = point.text("a\nb\\");
+        point.tag("t", text).field("f", text).tag_display("long", "ä".repeat(600));
+        let point = Batch::from(points).points.remove(0);
+        assert_eq!(point.tag("t"), "a b");
+        assert_eq!(point.tag("long").len(), 1024);
+        assert_eq!(point.fields[2].text(), "a\nb\\");
     }
 
     #[test]

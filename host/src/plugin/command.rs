@@ -10,6 +10,8 @@ use plugin_api::loading::HostApi;
 use plugin_api::{Host, Level, LogField, Points, ProbeStatus};
 
 use crate::plugin::loader::{Candidate, installed, path_of};
+use crate::plugin::manifest::Manifest;
+use crate::telemetry::log::{say, say_error};
 
 /// What is asked.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ pub(crate) fn carry_out(command: &PluginCommand) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            say_error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -45,9 +47,10 @@ fn list(folder: &Path, trusts_any: bool) -> Result<()> {
     for name in installed(folder)? {
         match Candidate::check(&path_of(folder, &name)?, trusts_any) {
             Ok(Candidate { manifest, .. }) => {
-                println!("{name:<20} {:<10} interface {}", manifest.version, manifest.api);
+                let Manifest { version, api, .. } = manifest;
+                say(format_args!("{name:<20} {version:<10} interface {api}"));
             }
-            Err(error) => println!("{name:<20} {error:#}"),
+            Err(error) => say(format_args!("{name:<20} {error:#}")),
         }
     }
     Ok(())
@@ -55,10 +58,9 @@ fn list(folder: &Path, trusts_any: bool) -> Result<()> {
 
 fn inspect(file: &Path, trusts_any: bool) -> Result<()> {
     let Candidate { manifest, .. } = Candidate::check(file, trusts_any)?;
-    println!("name       {}", manifest.name);
-    println!("version    {}", manifest.version);
-    println!("interface  {}", manifest.api);
-    println!("profile    {}", manifest.profile);
+    let Manifest { name, version, api, profile } = manifest;
+    say(format_args!("name       {name}\nversion    {version}"));
+    say(format_args!("interface  {api}\nprofile    {profile}"));
     Ok(())
 }
 
@@ -87,10 +89,11 @@ fn try_out(file: &Path, trusts_any: bool) -> Result<()> {
     let probes = plugin.probes().into_result().map_err(|error| anyhow!("probes: {error}"))?;
     for probe in &probes {
         let detail = if probe.status == ProbeStatus::Attached { "" } else { &probe.detail };
-        println!("{:<9} {:<28} {} {detail}", probe.status.to_string(), probe.name, probe.hook);
+        let status = probe.status.to_string();
+        say(format_args!("{status:<9} {:<28} {} {detail}", probe.name, probe.hook));
     }
     plugin.stop().into_result().map_err(|error| anyhow!("stop: {error}"))?;
-    println!("{} starts and stops on this host", module.name());
+    say(format_args!("{} starts and stops on this host", module.name()));
     Ok(())
 }
 
@@ -104,12 +107,12 @@ impl HostApi for Printer {
     }
 
     fn log(&self, level: Level, message: RStr<'_>, fields: RSlice<'_, LogField>) {
-        let shown: String =
-            fields.iter().map(|LogField { name, value }| format!(" {name}={value}")).collect();
-        eprintln!("{level:?}: {message}{shown}");
+        let shown: Vec<_> =
+            fields.iter().map(|LogField { name, value }| format!("{name}={value}")).collect();
+        say_error(format_args!("{level:?}: {message} {}", shown.join(" ")));
     }
 
     fn fail(&self, reason: RStr<'_>) {
-        eprintln!("failed: {reason}");
+        say_error(format_args!("failed: {reason}"));
     }
 }

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use abi_stable::library::{LibraryError, lib_header_from_path};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -25,6 +26,10 @@ const EXTENSION: &str = "so";
 
 /// Permission bits that let others than the owner write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// The files of the libraries that are mapped, open for as long. The dynamic linker knows a
+/// library by its path, and a path through a descriptor must not come to mean another file.
+static MAPPED: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A plugin's file, checked but not run.
 pub(crate) struct Candidate {
@@ -98,9 +103,10 @@ impl Candidate {
     }
 
     /// Loads it and asks for its module.
-    pub(crate) fn load(&self) -> Result<Module_Ref> {
+    pub(crate) fn load(self) -> Result<Module_Ref> {
         let shown = self.path.display();
         let checked = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        MAPPED.lock().unwrap_or_else(PoisonError::into_inner).push(self.file);
         let opened =
             catch_unwind(|| lib_header_from_path(&checked)?.init_root_module::<Module_Ref>());
         match opened {

@@ -1,6 +1,7 @@
 //! Log lines to a file that rotates, or to standard error; and standard error itself to a file,
 //! so that what a panic prints is found later.
 
+use std::fmt::Arguments;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -21,6 +22,8 @@ const ROTATED_FILES: usize = 5;
 pub(crate) fn start(path: Option<&Path>, filter: &str) -> Result<()> {
     let filter = EnvFilter::try_new(filter).context("set the log level")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A full disk must not turn into a panic of whoever had something to say.
+    let builder = builder.log_internal_errors(false);
     match path {
         None => builder.with_writer(io::stderr).init(),
         Some(path) => builder.with_writer(Mutex::new(rotating(path)?)).init(),
@@ -57,6 +60,16 @@ pub(crate) fn redirect_stderr(path: &Path) -> Result<()> {
     )
     .with_context(attempt)?;
     dup2_stderr(&file).with_context(attempt)
+}
+
+/// A line on standard output. Unlike `println!`, it does not end us when nobody reads on.
+pub(crate) fn say(line: Arguments<'_>) {
+    writeln!(io::stdout(), "{line}").ok();
+}
+
+/// A line on standard error, likewise.
+pub(crate) fn say_error(line: Arguments<'_>) {
+    writeln!(io::stderr(), "{line}").ok();
 }
 
 pub(crate) fn create_folder_of(path: &Path) -> Result<()> {

@@ -2,12 +2,14 @@
 //! in this file; plugins' own get the prefix `plugin_` and the label `plugin`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use anyhow::{Context as _, Result};
-use plugin_api::MetricKind;
+use plugin_api::{Metric, MetricKind};
 use prometheus::{
     GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use tracing::debug;
 
 use crate::pipeline::ledger::Tally;
 use crate::plugin::supervisor::{Report, State};
@@ -53,31 +55,54 @@ fn register_points(registry: &Registry, tallies: &BTreeMap<String, Tally>) -> Re
 
 fn register_plugins(registry: &Registry, plugins: &[Report]) -> Result<()> {
     let running = gauge(registry, "plugin_running", "Whether the plugin runs.", &["plugin"])?;
-    let mut own: BTreeMap<String, GaugeVec> = BTreeMap::new();
-    let mut own_counters: BTreeMap<String, IntCounterVec> = BTreeMap::new();
+    let mut own = BTreeMap::new();
     for report in plugins {
         let plugin = report.name.as_ref();
         running.with_label_values(&[plugin]).set(i64::from(report.state == State::Running));
         for metric in &report.metrics {
-            match metric.kind {
-                MetricKind::Counter => {
-                    let name = format!("plugin_{}_total", metric.name);
-                    if !own_counters.contains_key(&name) {
-                        let made = counter(registry, &name, &metric.help, &["plugin"])?;
-                        own_counters.insert(name.clone(), made);
-                    }
-                    own_counters[&name].with_label_values(&[plugin]).inc_by(metric.value as u64);
-                }
-                MetricKind::Gauge => {
-                    let name = format!("plugin_{}", metric.name);
-                    if !own.contains_key(&name) {
-                        let made = GaugeVec::new(options(&name, &metric.help), &["plugin"])?;
-                        own.insert(name.clone(), register(registry, made)?);
-                    }
-                    own[&name].with_label_values(&[plugin]).set(metric.value);
-                }
+            // A name that does not fit costs this one metric, not everybody's.
+            if let Err(error) = register_own(registry, &mut own, plugin, metric) {
+                debug!(plugin, metric = %metric.name, %error, "metric left out");
             }
         }
+    }
+    Ok(())
+}
+
+/// A metric of plugins' own; several plugins may have one of the same name.
+enum Own {
+    Counter(IntCounterVec),
+    Gauge(GaugeVec),
+}
+
+fn register_own(
+    registry: &Registry,
+    own: &mut BTreeMap<String, Own>,
+    plugin: &str,
+    metric: &Metric,
+) -> Result<()> {
+    let name = match metric.kind {
+        MetricKind::Counter => format!("plugin_{}_total", metric.name),
+        MetricKind::Gauge => format!("plugin_{}", metric.name),
+    };
+    let made = match own.entry(name) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let options = options(entry.key(), &metric.help);
+            let made = match metric.kind {
+                MetricKind::Counter => {
+                    Own::Counter(register(registry, IntCounterVec::new(options, &["plugin"])?)?)
+                }
+                MetricKind::Gauge => {
+                    Own::Gauge(register(registry, GaugeVec::new(options, &["plugin"])?)?)
+                }
+            };
+            entry.insert(made)
+        }
+    };
+    match made {
+        Own::Counter(made) => made.with_label_values(&[plugin]).inc_by(metric.value as u64),
+        Own::Gauge(made) => made.with_label_values(&[plugin]).set(metric.value),
     }
     Ok(())
 }

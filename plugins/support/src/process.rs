@@ -42,7 +42,9 @@ impl Processes {
         let arguments = fs::read(self.proc.join(pid.to_string()).join("cmdline")).ok()?;
         let program = arguments.split(|byte| *byte == 0).next()?;
         let program = String::from_utf8_lossy(program);
-        let name = Path::new(program.as_ref()).file_name()?.to_str()?;
+        // A process may write a whole sentence there, with its arguments and their secrets.
+        let program = program.split([' ', '\t', '\n', ':']).next()?;
+        let name = Path::new(program).file_name()?.to_str()?;
         name.as_bytes().starts_with(comm).then(|| name.to_owned())
     }
 }
@@ -63,6 +65,16 @@ mod tests {
         assert!(name.len() > 15, "{name} is long enough for this test");
         let comm = &name.as_bytes()[..15];
         assert_eq!(Processes::default().name(std::process::id(), comm), name);
+    }
+
+    #[test]
+    fn arguments_in_a_rewritten_command_line_are_no_part_of_the_name() {
+        let proc = std::env::temp_dir().join(format!("proc-{}", std::process::id()));
+        std::fs::create_dir_all(proc.join("7")).unwrap();
+        std::fs::write(proc.join("7/cmdline"), "/opt/very-long-agent-name --token=x\0").unwrap();
+        let name = Processes::at(&proc).name(7, b"very-long-agent");
+        std::fs::remove_dir_all(&proc).unwrap();
+        assert_eq!(name, "very-long-agent-name");
     }
 
     #[test]

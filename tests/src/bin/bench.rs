@@ -33,7 +33,7 @@ fn main() {
     ];
 
     println!("{rounds} rounds, off and on in turn; ratio of medians, and of the rounds one by one");
-    println!("{:<34} {:>10} {:>10} {:>7}  {}", "load", "off", "on", "on/off", "[min max]");
+    println!("{:<34} {:>10} {:>10} {:>7}  [min max]", "load", "off", "on", "on/off");
     for (name, load) in &loads {
         let (mut off, mut on, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         load();
@@ -60,8 +60,7 @@ fn start(receiver: &Receiver) -> Collector {
     Collector::setup(receiver).args(["--include-loopback"]).start()
 }
 
-/// What each program took, by the kernel's own statistics, which cost time themselves: a program
-/// that does nothing shows what.
+/// What each program took, by the kernel's own statistics, which cost time themselves.
 fn programs(loads: &[Load<'_>]) {
     println!("\nBPF programs under each load (kernel.bpf_stats_enabled=1, its own cost included)");
     for (name, load) in loads {
@@ -93,7 +92,7 @@ fn many_connections() {
         for (client, _) in &pairs {
             write_one(client);
         }
-        thread::sleep(Duration::from_millis(1000));
+        thread::sleep(Duration::from_secs(1));
     }
     let cpu = (cpu_ms(&collector) - cpu) / rounds;
     println!(

@@ -46,12 +46,11 @@ impl Folder {
                 return Err(error).with_context(|| format!("lock the spool folder {name}"));
             }
         }
-        let handle =
-            File::open(path).with_context(|| format!("open the spool folder {name}"))?;
+        let handle = File::open(path).with_context(|| format!("open the spool folder {name}"))?;
         Ok(Self { path: path.to_owned(), handle, _lock: lock })
     }
 
-    /// The numbers of all segments, in order.
+    /// The numbers that are taken by segments, in order.
     pub(super) fn segments(&self) -> Result<Vec<u64>> {
         self.list().with_context(|| format!("read the spool folder {}", self.path.display()))
     }
@@ -59,12 +58,7 @@ impl Folder {
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for entry in self.path.read_dir()? {
-            let entry = entry?;
-            if let Some(number) = segment::number(&entry.file_name())
-                && entry.file_type()?.is_file()
-            {
-                numbers.push(number);
-            }
+            numbers.extend(segment::number(&entry?.file_name()));
         }
         numbers.sort_unstable();
         Ok(numbers)

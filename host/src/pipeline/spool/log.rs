@@ -9,7 +9,7 @@ use std::mem;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tracing::warn;
 
 use super::position::{Position, PositionFile};
@@ -69,6 +69,9 @@ impl Log {
         let mut recovered = Recovered::default();
         for number in numbers {
             log.next_segment = log.next_segment.max(number.saturating_add(1));
+            if !segment::path(dir, number).is_file() {
+                continue;
+            }
             if number < from.segment {
                 log.remove(number);
                 continue;
@@ -107,7 +110,7 @@ impl Log {
             self.begin()?;
         }
         let (Some(mut file), Some(last)) = (self.active.as_ref(), self.segments.back_mut()) else {
-            return Ok(());
+            bail!("the spool has no segment to write to");
         };
         let written = file.write_all(head).and_then(|()| file.write_all(&request.body));
         if let Err(error) = written {
@@ -116,6 +119,12 @@ impl Log {
             // goes into another segment.
             if file.set_len(last.bytes).is_err() {
                 self.active = None;
+            }
+            // The disk may be full of what is delivered.
+            let is_spent = last.records == 0 && last.bytes > 0;
+            if is_spent && self.segments.len() == 1 && self.under_way.is_none() {
+                self.finish();
+                return self.append(plugin, request, head);
             }
             return Err(error).with_context(|| format!("write {}", path.display()));
         }

@@ -99,7 +99,7 @@ impl Head {
         })
     }
 
-    /// Reads the body, which has to fit into `limit`: memory is not spent on a length's word.
+    /// Reads the body. That there is so much to read is for the caller to know.
     pub(super) fn body(&self, from: &mut impl Read) -> io::Result<Bytes> {
         let mut body = vec![0; self.body_bytes as usize];
         from.read_exact(&mut body)?;

@@ -78,7 +78,7 @@ impl Segment {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
         reader.seek(SeekFrom::Start(self.offset))?;
         let head = Head::read(&mut reader)?;
-        // Nor is memory spent on the word of a length.
+        // No memory is spent on a length alone.
         if head.record_bytes() > self.bytes - self.offset {
             return Err(damaged("a record is longer than its segment"));
         }

@@ -53,7 +53,8 @@ pub(crate) fn netflow(
         .tag("server_ip_type", server.ip_type)
         .tag("server_domain", UNKNOWN);
 
-    let (sent, received) = (stats.sent, stats.received);
+    // A correction of an earlier report may be all there is.
+    let (sent, received) = (stats.sent.max(0), stats.received.max(0));
     let (client_sent, server_sent) = match direction {
         Direction::Outgoing => (sent, received),
         Direction::Incoming => (received, sent),
