@@ -19,9 +19,9 @@ use crate::last_error;
 use crate::output::console::Console;
 use crate::output::file::FileSink;
 use crate::pidfile::PidFile;
+use crate::pipeline::backlog::Backlog;
 use crate::pipeline::enrich::Enricher;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::queue::Queue;
 use crate::pipeline::upload::{Client, Uploader};
 use crate::pipeline::{Outlet, Pipeline};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
@@ -67,20 +67,24 @@ async fn collect(config: &Config) -> Result<()> {
     let started = Instant::now();
     let mut signals = Signals::install()?;
     let ledger = Arc::<Ledger>::default();
-    let queue = Arc::new(Queue::new(config.queue_bytes));
-    let (end, ending) = watch::channel(false);
     let uploads = matches!(config.output, Output::Datakit);
+    let mut backlog = Backlog::in_memory(config.queue_bytes, Arc::clone(&ledger));
+    if let Some(folder) = config.spool_dir.as_ref().filter(|_| uploads) {
+        backlog = backlog.with_spool(folder, config.spool_bytes)?;
+    }
+    let backlog = Arc::new(backlog);
+    let (end, ending) = watch::channel(false);
     let client = uploads.then(|| Client::new(&config.api_server)).transpose()?;
     let uploader = client
         .clone()
-        .map(|client| tokio::spawn(Uploader::new(client, Arc::clone(&queue), ending).run()));
+        .map(|client| tokio::spawn(Uploader::new(client, Arc::clone(&backlog), ending).run()));
     let (last_errors, reports) = flume::bounded(LAST_ERRORS);
     if let Some(client) = client {
         tokio::spawn(last_error::run(client, reports));
     }
 
     let enricher = Enricher::new(&config.tags, config.hostname.as_deref(), &config.service);
-    let pipeline = Pipeline::start(enricher, outlet(config, &queue)?)?;
+    let pipeline = Pipeline::start(enricher, outlet(config, &backlog)?)?;
     let pipeline_ended = pipeline.ended();
     let all_failed = Arc::new(Notify::new());
     let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
@@ -89,7 +93,8 @@ async fn collect(config: &Config) -> Result<()> {
 
     if let Some(address) = config.status_listen.clone() {
         let supervisor = supervisor.requests();
-        let sources = server::Sources { supervisor, ledger: Arc::clone(&ledger), started };
+        let (ledger, backlog) = (Arc::clone(&ledger), Arc::clone(&backlog));
+        let sources = server::Sources { supervisor, ledger, backlog, started };
         tokio::spawn(async move {
             if let Err(error) = server::serve(&address, sources).await {
                 warn!(error = %format!("{error:#}"), "status and metrics are not served");
@@ -120,7 +125,7 @@ async fn collect(config: &Config) -> Result<()> {
         }
         signal = signals.next() => bail!("{signal} while stopping: ending at once"),
     }
-    queue.close();
+    backlog.close();
     end.send_replace(true);
     if let Some(uploader) = uploader {
         let abort = uploader.abort_handle();
@@ -134,12 +139,13 @@ async fn collect(config: &Config) -> Result<()> {
             signal = signals.next() => warn!(signal, "ending at once"),
         }
     }
+    backlog.finish();
     outcome
 }
 
-fn outlet(config: &Config, queue: &Arc<Queue>) -> Result<Outlet> {
+fn outlet(config: &Config, backlog: &Arc<Backlog>) -> Result<Outlet> {
     Ok(match &config.output {
-        Output::Datakit => Outlet::Upload(Arc::clone(queue)),
+        Output::Datakit => Outlet::Upload(Arc::clone(backlog)),
         Output::Console => Outlet::Sink(Box::new(Console::new())),
         Output::File { path, format } => {
             Outlet::Sink(Box::new(FileSink::open(path.as_deref(), *format)?))

@@ -31,6 +31,7 @@ pub struct Setup {
     tags: Option<String>,
     more: Vec<OsString>,
     often: bool,
+    stdout: Stdio,
 }
 
 impl Setup {
@@ -78,12 +79,19 @@ impl Setup {
         self
     }
 
+    /// Where its stdout goes, instead of nowhere.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = stdout.into();
+        self
+    }
+
     /// Starts it, and waits until it answers on its status port.
     #[track_caller]
     pub fn launch(self) -> Collector {
         let file = |name: &str| self.folder.path().join(name);
         let mut command = Command::new(plugins::externals().join("datakit-ebpf"));
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
+        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(self.stdout);
         command.stderr(File::create(file("stderr")).expect("a new file"));
         // What a user would write into `args`.
         command.arg("run").arg("--datakit-apiserver").arg(self.api.to_string());
@@ -161,6 +169,7 @@ impl Collector {
             tags: None,
             more: Vec::new(),
             often: true,
+            stdout: Stdio::null(),
         }
     }
 
@@ -178,6 +187,17 @@ impl Collector {
     /// Its pid file.
     pub fn pidfile(&self) -> PathBuf {
         self.folder.path().join("pid")
+    }
+
+    /// Its log so far.
+    #[track_caller]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).expect("a running collector has a log")
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
     }
 
     /// `/status`.

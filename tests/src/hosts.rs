@@ -100,6 +100,8 @@ pub struct Socket {
     pub port: u16,
     /// The kernel's number of its state.
     pub state: u8,
+    /// Bytes that were received and not read; of a listener, connections that were not accepted.
+    pub unread: usize,
 }
 
 impl Socket {
@@ -140,6 +142,20 @@ impl Netns {
         drop(stdin);
         let status = child.wait().expect("a child can be waited for");
         assert!(status.success(), "ip -n {} -batch: {status}: {lines}", self.name);
+    }
+
+    /// Runs `nft` commands in the namespace; its rules go with it.
+    #[track_caller]
+    pub fn nft(&self, commands: &str) {
+        self.run(Command::new("nft").arg(commands));
+    }
+
+    /// Sets a kernel parameter below `net` in the namespace.
+    #[track_caller]
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/net/{name}");
+        let set = self.enter(|| fs::write(&path, value));
+        set.unwrap_or_else(|error| panic!("{path}: {error}"));
     }
 
     /// The inode: the value of the tag `netns`.
@@ -204,13 +220,15 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from("/run/netns").join(name)
 }
 
-/// `  0: 0100007F:1F90 00000000:0000 0A ...`
+/// `  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 ...`: ends, state, bytes to send and to read.
 fn socket(line: &str) -> Option<Socket> {
     let mut columns = line.split_whitespace();
     let (_, port) = columns.nth(1)?.rsplit_once(':')?;
     let state = columns.nth(1)?;
+    let (_, unread) = columns.next()?.split_once(':')?;
     Some(Socket {
         port: u16::from_str_radix(port, 16).ok()?,
         state: u8::from_str_radix(state, 16).ok()?,
+        unread: usize::from_str_radix(unread, 16).ok()?,
     })
 }

@@ -53,8 +53,18 @@ impl Request {
     }
 }
 
+/// A request on which the receiver fails, whenever it comes.
+struct Poison {
+    status: u16,
+    matches: Box<dyn Fn(&[Point]) -> bool + Send>,
+    /// The first one that matched; others that match are taken.
+    body: Option<Bytes>,
+}
+
 struct Record {
     answer: Answer,
+    to_last_errors: Option<Answer>,
+    poison: Option<Poison>,
     requests: Vec<Request>,
     last_errors: Vec<serde_json::Value>,
     faults: Vec<String>,
@@ -81,6 +91,8 @@ impl Receiver {
     pub fn closed() -> Self {
         let record = Record {
             answer: Answer::Take,
+            to_last_errors: None,
+            poison: None,
             requests: Vec::new(),
             last_errors: Vec::new(),
             faults: Vec::new(),
@@ -100,6 +112,17 @@ impl Receiver {
     /// Changes what it does from the next request on.
     pub fn answer(&self, answer: Answer) {
         self.record().answer = answer;
+    }
+
+    /// Changes what it does with `/v1/lasterror`, which it treats like uploads otherwise.
+    pub fn answer_last_errors(&self, answer: Answer) {
+        self.record().to_last_errors = Some(answer);
+    }
+
+    /// From now on it answers this status to the first upload whose points match, as often as that one comes, and to no
+    /// other.
+    pub fn refuse_one(&self, status: u16, matches: impl Fn(&[Point]) -> bool + Send + 'static) {
+        self.record().poison = Some(Poison { status, matches: Box::new(matches), body: None });
     }
 
     /// Starts to listen.
@@ -197,20 +220,34 @@ async fn serve(State(shared): State<Shared>, request: HttpRequest) -> StatusCode
     }
 }
 
+impl Poison {
+    fn is(&mut self, body: &Bytes, points: &[Point]) -> bool {
+        if self.body.is_none() && (self.matches)(points) {
+            self.body = Some(body.clone());
+        }
+        self.body.as_ref() == Some(body)
+    }
+}
+
 fn note(record: &mut Record, head: &axum::http::request::Parts, body: &Bytes) -> Answer {
-    let answer = record.answer;
+    let mut answer = record.answer;
     let path = head.uri.path().to_owned();
     if path == "/v1/lasterror" {
         match serde_json::from_slice(body) {
             Ok(error) => record.last_errors.push(error),
             Err(error) => record.faults.push(format!("{path}: {error}")),
         }
-        return answer;
+        return record.to_last_errors.unwrap_or(answer);
     }
     let points = wire::decode(body).unwrap_or_else(|error| {
         record.faults.push(format!("{}: {error:#}", head.uri));
         Vec::new()
     });
+    if let Some(poison) = &mut record.poison
+        && poison.is(body, &points)
+    {
+        answer = Answer::Refuse(poison.status);
+    }
     let headers = head.headers.iter().map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     });

@@ -70,6 +70,10 @@ pub(crate) struct Config {
     pub(crate) status_listen: Option<String>,
     /// Bytes of memory for encoded points that wait for upload.
     pub(crate) queue_bytes: u64,
+    /// Folder where encoded points wait instead, if they do.
+    pub(crate) spool_dir: Option<PathBuf>,
+    /// Bytes on disk that they may take there.
+    pub(crate) spool_bytes: u64,
     /// What the collector may use.
     pub(crate) limits: Limits,
     /// Which share of points to send.

@@ -68,6 +68,8 @@ pub(super) fn config(
         stderr_file,
         status_listen: status_listen(&layers)?,
         queue_bytes: parse(&layers, "queue-size", units::size_above_0)?.unwrap_or_default(),
+        spool_dir: path("spool-dir"),
+        spool_bytes: parse(&layers, "spool-size", units::size_above_0)?.unwrap_or_default(),
         limits: limits(&layers)?,
         sampling: sampling(&layers, &mut warnings)?,
         kubernetes: Kubernetes {

@@ -15,6 +15,8 @@ pub(crate) enum DropReason {
     QueueFull,
     /// The receiver will never take them.
     Rejected,
+    /// The disk gave something else back than it was given.
+    Damaged,
     /// The output could not be written.
     OutputFailed,
     /// The process ended before they could be delivered.
@@ -28,6 +30,7 @@ impl DropReason {
             Self::InboxFull => "inbox_full",
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
+            Self::Damaged => "damaged",
             Self::OutputFailed => "output_failed",
             Self::Shutdown => "shutdown",
         }
@@ -46,10 +49,16 @@ pub(crate) struct Tally {
 /// One plugin's part of the ledger.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
+    plugin: String,
     tally: Mutex<Tally>,
 }
 
 impl Account {
+    /// Whose it is.
+    pub(crate) fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
     /// A plugin has handed over `points`.
     pub(crate) fn emitted(&self, points: usize) {
         self.change(|tally| {
@@ -93,7 +102,8 @@ impl Ledger {
     /// The account of `plugin`, opened if there is none.
     pub(crate) fn account(&self, plugin: &str) -> Arc<Account> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(accounts.entry(plugin.to_owned()).or_default())
+        let open = || Arc::new(Account { plugin: plugin.to_owned(), tally: Mutex::default() });
+        Arc::clone(accounts.entry(plugin.to_owned()).or_insert_with(open))
     }
 
     /// All tallies, by plugin.

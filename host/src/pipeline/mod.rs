@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! plugin --Points--> Inbox ==bounded==> enrich -> sink: console, file, or
-//!                                       encode -> Queue ==bounded==> upload --> DataKit
+//!                                       encode -> Backlog ==bounded==> upload --> DataKit
 //! ```
 //!
 //! Plugins never wait: where a channel is full, points are dropped and counted.
@@ -19,17 +19,20 @@ use plugin_api::Points;
 use tokio::sync::Notify;
 use tracing::warn;
 
+pub(crate) mod backlog;
 pub(crate) mod encode;
 pub(crate) mod enrich;
+mod entry;
 pub(crate) mod ledger;
-pub(crate) mod queue;
+mod queue;
+mod spool;
 pub(crate) mod upload;
 pub(crate) mod wire;
 
 use crate::output::Sink;
+use backlog::Backlog;
 use enrich::Enricher;
 use ledger::{Account, DropReason};
-use queue::{Entry, Queue};
 use wire::Batch;
 
 /// Batches that may wait: one full report of the busiest plugin, which comes all at once.
@@ -79,7 +82,7 @@ impl Inbox {
 /// What comes behind enrichment.
 pub(crate) enum Outlet {
     /// Encoded and uploaded.
-    Upload(Arc<Queue>),
+    Upload(Arc<Backlog>),
     /// Written here.
     Sink(Box<dyn Sink + Send>),
 }
@@ -156,9 +159,9 @@ enum Flow {
 impl Outlet {
     fn take(&mut self, batch: Batch, account: &Arc<Account>) -> Flow {
         match self {
-            Self::Upload(queue) => {
+            Self::Upload(backlog) => {
                 for request in encode::encode(batch) {
-                    queue.push(Entry::new(request, Arc::clone(account)));
+                    backlog.push(request, account);
                 }
                 Flow::Open
             }

@@ -78,7 +78,7 @@ pub(crate) struct Next {
     pub(crate) damaged: Dropped,
 }
 
-/// The oldest request. It is in the spool until it is committed or rejected.
+/// The oldest request. It is in the spool until it is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) plugin: String,
@@ -125,13 +125,8 @@ impl Spool {
         self.log().next()
     }
 
-    /// It is delivered: forgets it.
+    /// It is delivered, or never will be: forgets it.
     pub(crate) fn commit(&self, entry: &Entry) {
-        self.log().settle(entry);
-    }
-
-    /// It never will be: forgets it.
-    pub(crate) fn rejected(&self, entry: &Entry) {
         self.log().settle(entry);
     }
 

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use crate::pipeline::backlog::Backlog;
 use crate::pipeline::encode::Request;
+use crate::pipeline::entry::Entry;
 use crate::pipeline::ledger::DropReason;
-use crate::pipeline::queue::{Entry, Queue};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
@@ -89,28 +90,32 @@ impl Client {
     }
 }
 
-/// Empties a queue into a server.
+/// Empties the backlog into a server.
 pub(crate) struct Uploader {
     client: Client,
-    queue: Arc<Queue>,
+    backlog: Arc<Backlog>,
     /// Becomes true when the process is about to end.
     ending: watch::Receiver<bool>,
 }
 
 impl Uploader {
-    pub(crate) fn new(client: Client, queue: Arc<Queue>, ending: watch::Receiver<bool>) -> Self {
-        Self { client, queue, ending }
+    pub(crate) fn new(
+        client: Client,
+        backlog: Arc<Backlog>,
+        ending: watch::Receiver<bool>,
+    ) -> Self {
+        Self { client, backlog, ending }
     }
 
-    /// Uploads until the queue is closed and empty. What it holds when it is cancelled is entered
-    /// as lost in the shutdown.
+    /// Uploads until the backlog is closed and empty. What it holds in memory when it is cancelled
+    /// is entered as lost in the shutdown.
     pub(crate) async fn run(mut self) {
-        while let Some(entry) = self.queue.pop().await {
+        while let Some(entry) = self.backlog.pop().await {
             self.deliver(entry).await;
         }
     }
 
-    async fn deliver(&mut self, entry: Entry) {
+    async fn deliver(&mut self, mut entry: Entry) {
         let server = self.client.server.clone();
         let mut backoff = FIRST_BACKOFF;
         let (mut failures, mut suspicion) = (0_u32, 0);
@@ -126,8 +131,11 @@ impl Uploader {
                 Err(UploadError::Away(error)) => error,
                 Err(UploadError::Failing(error)) => {
                     suspicion += 1;
-                    if suspicion % SUSPICIOUS_ANSWERS == 0 && self.next_one_works().await {
-                        return refuse(entry, &error.to_string());
+                    if suspicion % SUSPICIOUS_ANSWERS == 0 {
+                        entry.keep_in_memory();
+                        if self.next_one_works().await {
+                            return refuse(entry, &error.to_string());
+                        }
                     }
                     error
                 }
@@ -144,7 +152,7 @@ impl Uploader {
 
     /// Whether the server takes what comes after a request on which it fails.
     async fn next_one_works(&self) -> bool {
-        let Some(next) = self.queue.try_pop() else { return false };
+        let Some(next) = self.backlog.try_pop() else { return false };
         match self.client.post(&next.request).await {
             Ok(()) => {
                 next.uploaded();
@@ -155,7 +163,7 @@ impl Uploader {
                 true
             }
             Err(UploadError::Away(_) | UploadError::Failing(_)) => {
-                self.queue.put_back(next);
+                self.backlog.put_back(next);
                 false
             }
         }

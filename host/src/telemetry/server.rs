@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::plugin::supervisor::{Report, Request};
 use crate::telemetry::metrics;
@@ -30,6 +31,7 @@ const PLUGINS_MUST_ANSWER_IN: Duration = Duration::from_secs(2);
 pub(crate) struct Sources {
     pub(crate) supervisor: Sender<Request>,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) backlog: Arc<Backlog>,
     pub(crate) started: Instant,
 }
 
@@ -59,6 +61,7 @@ async fn status(State(sources): State<Sources>) -> Response {
         "ledger_by_plugin": sources.ledger.tallies().iter()
             .map(|(plugin, of_plugin)| (plugin.clone(), tally(of_plugin)))
             .collect::<serde_json::Map<_, _>>(),
+        "spool": sources.backlog.on_disk(),
         "cpu_seconds": usage.cpu_seconds,
         "resident_bytes": usage.resident_bytes,
     });

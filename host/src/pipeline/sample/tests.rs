@@ -1,14 +1,16 @@
 use super::*;
 
-/// 2025-10-30, 04:53:20 in UTC, the middle of a minute.
-const START_NS: i64 = 1_761_800_000_000_000_000;
+use std::collections::{BTreeMap, BTreeSet};
 
-const SECOND_NS: i64 = 1_000_000_000;
+/// A minute's begin.
+const START_NS: i64 = 1_761_800_040_000_000_000;
+
+const MINUTE_NS: i64 = 60_000_000_000;
 
 const RATES: [f64; 7] = [0.01, 0.1, 0.34, 0.5, 0.75, 0.99, 1.0];
 
-/// One flow as the network plugin reports it, less most tags.
-fn flow(points: &mut Points, number: u64, time_ns: i64) {
+/// Some of what the network plugin says of a flow.
+fn flow(points: &mut Points, number: i64, time_ns: i64) {
     let mut point = points.point("netflow", time_ns);
     point.tag_display("src_ip", format_args!("10.0.{}.{}", number / 256 % 256, number % 256));
     point.tag("dst_ip", "10.96.0.1").tag("direction", "outgoing").tag("transport", "tcp");
@@ -16,185 +18,341 @@ fn flow(points: &mut Points, number: u64, time_ns: i64) {
     point.field("bytes_read", 5_i64);
 }
 
-/// A batch of `count` groups of one point each, `number` counting them through.
-fn groups(feed: &'static str, count: usize, number: &mut u64) -> Points {
+/// One batch of `flows` per minute.
+fn flows(flows: i64, minutes: i64) -> impl Iterator<Item = Points> {
+    (0..minutes).map(move |minute| {
+        let mut points = Points::new(Category::Network, "netflow");
+        (0..flows).for_each(|number| flow(&mut points, number, START_NS + minute * MINUTE_NS));
+        points
+    })
+}
+
+/// A batch of one point for each group.
+fn groups(feed: &'static str, groups: impl IntoIterator<Item = u64>) -> Points {
     let mut points = Points::new(Category::Network, feed);
-    for _ in 0..count {
-        *number += 1;
-        points.point("netflow", START_NS).group(*number);
+    for group in groups {
+        points.point("netflow", START_NS).group(group);
     }
     points
 }
 
-/// The share that each of `RATES` keeps of `batches`.
-fn shares(batches: impl Iterator<Item = Points>) -> [f64; 7] {
+fn keep_at_rate(rate: f64, points: &Points) -> Vec<bool> {
+    let decision = Sampler::new(Sampling::Rate(rate)).keep(points, Instant::now());
+    (0..points.len()).map(|index| decision.keeps(index)).collect()
+}
+
+/// Checks what every rate keeps of a million points.
+fn check_rates(batches: impl Iterator<Item = Points>) {
     let now = Instant::now();
-    let mut samplers = RATES.map(|rate| Sampler::new(Sampling::Rate(rate)));
-    let (mut offered, mut kept) = (0, [0; 7]);
+    let mut samplers = RATES.map(|rate| (rate, Sampler::new(Sampling::Rate(rate)), 0));
+    let mut offered = 0;
     for points in batches {
         offered += points.len();
-        for (sampler, kept) in samplers.iter_mut().zip(&mut kept) {
-            *kept += points.len() - sampler.keep(&points, now).left_out();
+        for (_, sampler, left_out) in &mut samplers {
+            *left_out += sampler.keep(&points, now).left_out();
         }
     }
     assert_eq!(offered, 1_000_000);
-    kept.map(|kept: usize| kept as f64 / offered as f64)
-}
-
-fn assert_shares(batches: impl Iterator<Item = Points>) {
-    for (rate, share) in RATES.into_iter().zip(shares(batches)) {
-        let near = (share - rate).abs() < 0.01 && (share / rate - 1.0).abs() < 0.1;
-        assert!(near, "{rate} keeps {share}");
+    for (rate, _, left_out) in samplers {
+        let kept = 1.0 - left_out as f64 / offered as f64;
+        assert!((kept - rate).abs() < 0.01 && (kept / rate - 1.0).abs() < 0.1, "{rate}: {kept}");
     }
 }
 
-/// What is kept, by feed and minute, of a load of batches: second, feed and size.
-fn kept_of(target: f64, load: impl IntoIterator<Item = (f64, &'static str, usize)>) -> Kept {
+/// When a batch comes in seconds, of which feed, and how many points.
+type Load = Vec<(f64, &'static str, usize)>;
+
+/// A batch every second of `from..to`.
+fn steady(from: u32, to: u32, points: impl Fn(u32) -> usize) -> Load {
+    (from..to).map(|second| (f64::from(second), "steady", points(second))).collect()
+}
+
+/// A batch every minute.
+fn bursts(minutes: u32, points: impl Fn(u32) -> usize) -> Load {
+    (0..minutes).map(|minute| (f64::from(minute) * 60.0, "bursts", points(minute))).collect()
+}
+
+/// Points by minute and feed.
+type Kept = BTreeMap<u64, BTreeMap<&'static str, usize>>;
+
+fn run(target: f64, load: &Load) -> Kept {
     let mut sampler = Sampler::new(Sampling::PointsPerMinute(target));
-    let (start, mut number, mut kept) = (Instant::now(), 0, Kept::default());
+    let (start, mut next, mut kept) = (Instant::now(), 1, Kept::new());
     for (second, feed, count) in load {
-        let points = groups(feed, count, &mut number);
-        let decision = sampler.keep(&points, start + Duration::from_secs_f64(second));
-        *kept.entry((second / 60.0) as u64).or_default().entry(feed).or_default() +=
-            count - decision.left_out();
+        let points = groups(feed, next..next + *count as u64);
+        next += *count as u64;
+        let decision = sampler.keep(&points, start + Duration::from_secs_f64(*second));
+        let minute = kept.entry((second / 60.0) as u64).or_default();
+        *minute.entry(*feed).or_default() += count - decision.left_out();
     }
     kept
 }
-type Kept = std::collections::BTreeMap<u64, std::collections::BTreeMap<&'static str, usize>>;
+
+/// Checks that every minute of the load has the target's points, give or take a tenth.
+fn check_minutes(name: &str, load: &Load) {
+    for target in [300.0, 1500.0] {
+        for (minute, kept) in run(target, load) {
+            let part = kept.values().sum::<usize>() as f64 / target;
+            assert!((0.9..=1.1).contains(&part), "{name} at {target}, minute {minute}: {part}");
+        }
+    }
+}
+
+#[test]
+fn a_rate_keeps_its_share_of_many_flows_over_some_minutes() {
+    check_rates(flows(100_000, 10));
+}
+
+#[test]
+fn a_rate_keeps_its_share_of_a_few_flows_over_many_minutes() {
+    check_rates(flows(50, 20_000));
+}
+
+#[test]
+fn a_rate_keeps_its_share_of_groups_however_they_are_numbered() {
+    check_rates((0..100).map(|batch| groups("f", batch * 10_000 + 1..=batch * 10_000 + 10_000)));
+    check_rates((0..100).map(|batch| {
+        groups("f", (batch * 10_000 + 1..=batch * 10_000 + 10_000).map(|group| group << 40))
+    }));
+}
+
+#[test]
+fn no_flow_is_left_out_for_ever() {
+    let mut seen = BTreeSet::new();
+    for points in flows(100, 100) {
+        let kept = keep_at_rate(0.1, &points).into_iter().enumerate();
+        seen.extend(kept.filter(|(_, kept)| *kept).map(|(flow, _)| flow));
+    }
+    assert_eq!(seen.len(), 100);
+}
+
+#[test]
+fn tags_and_measurement_are_a_points_identity_and_fields_are_not() {
+    let key_of = |build: &dyn Fn(&mut Points)| {
+        let mut points = Points::new(Category::Network, "f");
+        build(&mut points);
+        key(&points, points.iter().next().unwrap())
+    };
+    let identity = key_of(&|points| {
+        points.point("m", START_NS).tag("a", "bc").field("n", 1_i64);
+    });
+    let same = key_of(&|points| {
+        points.point("m", START_NS + MINUTE_NS - 1).tag_display("a", "bc").field("n", 2_i64);
+    });
+    assert_eq!(identity, same);
+    for (measurement, time_ns, key, value) in [
+        ("n", START_NS, "a", "bc"),
+        ("m", START_NS + MINUTE_NS, "a", "bc"),
+        ("m", START_NS, "ab", "c"),
+        ("m", START_NS, "a", "b"),
+    ] {
+        let other = key_of(&|points| {
+            points.point(measurement, time_ns).tag(key, value);
+        });
+        assert_ne!(identity, other);
+    }
+}
+
+#[test]
+fn a_group_is_kept_or_dropped_as_a_whole_in_every_batch_and_process() {
+    // From the reference implementation of SplitMix64, seeded with 1 and 1234567.
+    assert_eq!(mix(1), 0x910a_2dec_8902_5cc1);
+    assert_eq!(mix(1_234_567), 6_457_827_717_110_365_317);
+
+    let mut points = Points::new(Category::Tracing, "f");
+    for number in 0..10_000 {
+        let group = number % 100 + 1;
+        points.point("span", START_NS + number as i64 * MINUTE_NS).group(group);
+    }
+    let kept = keep_at_rate(0.5, &points);
+    assert!(kept.chunks(100).all(|round| round == &kept[..100]));
+    assert_eq!(kept[..100], keep_at_rate(0.5, &groups("other", 1..=100)));
+    assert!(kept.contains(&true) && kept.contains(&false));
+}
+
+#[test]
+fn what_a_rate_keeps_a_higher_rate_keeps_too() {
+    let flows = flows(10_000, 1).next().unwrap();
+    for points in [flows, groups("f", 1..=10_000)] {
+        for pair in RATES.windows(2) {
+            let (low, high) = (keep_at_rate(pair[0], &points), keep_at_rate(pair[1], &points));
+            assert!(low.iter().zip(&high).all(|(low, high)| *high || !low), "{pair:?}");
+        }
+        let mut sampler = Sampler::new(Sampling::PointsPerMinute(1500.0));
+        let decision = sampler.keep(&points, Instant::now());
+        let rate = sampler.rate(Category::Network) + 0.001;
+        assert!((0.14..0.16).contains(&rate), "{rate}");
+        let high = keep_at_rate(rate, &points);
+        assert!((0..points.len()).all(|index| high[index] || !decision.keeps(index)));
+    }
+}
+
+#[test]
+fn off_and_1_and_a_load_below_the_target_keep_everything() {
+    let mut points = groups("f", 1..=1000);
+    flow(&mut points, 1, START_NS);
+    for sampling in [Sampling::Off, Sampling::Rate(1.0), Sampling::PointsPerMinute(1001.0)] {
+        let mut sampler = Sampler::new(sampling);
+        for minute in 0..5 {
+            let now = Instant::now() + MINUTE * minute;
+            assert_eq!(sampler.keep(&points, now), Decision::All, "{sampling:?}");
+            assert_eq!(sampler.keep(&groups("f", []), now), Decision::All);
+        }
+        assert!(sampler.rate(Category::Network) >= 1.0);
+    }
+    for load in [steady(0, 600, |_| 24), steady(0, 600, |second| second as usize % 40)] {
+        let offered: usize = load.iter().map(|(_, _, points)| points).sum();
+        let kept: usize = run(1500.0, &load).values().flat_map(BTreeMap::values).sum();
+        assert_eq!(kept, offered);
+    }
+}
+
+#[test]
+fn two_samplers_decide_the_same() {
+    let start = Instant::now();
+    for sampling in [Sampling::Rate(0.3), Sampling::PointsPerMinute(150.0)] {
+        let (mut one, mut other) = (Sampler::new(sampling), Sampler::new(sampling));
+        for (number, points) in flows(300, 100).enumerate() {
+            let now = start + MINUTE / 7 * number as u32;
+            assert_eq!(one.keep(&points, now), other.keep(&points, now));
+        }
+        let rates = [one, other].map(|sampler| sampler.rate(Category::Network).to_bits());
+        assert_eq!(rates[0], rates[1]);
+    }
+}
+
+#[test]
+fn a_steady_load_is_held_to_the_target_from_the_first_minute_on() {
+    check_minutes("large batches", &steady(0, 1200, |_| 2000));
+    check_minutes("uneven batches", &steady(0, 1200, |second| 100 + second as usize * 7 % 300));
+    let single = (0..120_000).map(|number| (f64::from(number) / 100.0, "single", 1)).collect();
+    check_minutes("batches of one", &single);
+}
+
+#[test]
+fn a_flush_a_minute_is_held_to_the_target_from_the_first_minute_on() {
+    check_minutes("one batch", &bursts(20, |_| 100_000));
+    check_minutes("little more than the target", &bursts(20, |_| 1700));
+    let uneven = |(number, (second, feed, points))| {
+        (second + 3.0 + f64::from(number * 7 % 11) / 6.0, feed, points)
+    };
+    check_minutes("unpunctual", &(0..).zip(bursts(20, |_| 20_000)).map(uneven).collect());
+    let batches =
+        |minute| (0..100).map(move |batch| f64::from(minute) * 60.0 + f64::from(batch) / 50.0);
+    let many = (0..20).flat_map(batches).map(|second| (second, "many", 512)).collect();
+    check_minutes("a hundred batches", &many);
+}
+
+#[test]
+fn a_falling_load_is_held_to_the_target() {
+    check_minutes("slowly", &steady(0, 1200, |second| 3000 - 2 * second as usize));
+    check_minutes("at once", &steady(0, 600, |second| if second < 210 { 1500 } else { 100 }));
+    check_minutes("bursts", &bursts(10, |minute| 100_000 >> (minute / 2)));
+}
+
+#[test]
+fn a_rising_load_is_held_to_the_target() {
+    check_minutes("slowly", &steady(0, 1200, |second| 50 + 2 * second as usize));
+    check_minutes("at once", &steady(0, 600, |second| if second < 210 { 100 } else { 5000 }));
+    check_minutes("bursts", &bursts(10, |minute| 2000 << (minute / 2)));
+    let sawtooth = |second: u32| if second < 840 { 100 + second as usize } else { 100 };
+    check_minutes("and then falling", &steady(0, 1200, sawtooth));
+}
+
+#[test]
+fn a_load_after_silence_is_held_to_the_target() {
+    let silence = |load: Load| load.iter().map(|(s, feed, n)| (s + 900.0, *feed, *n)).collect();
+    let both = |load: Load| [load.clone(), silence(load)].concat();
+    check_minutes("steady", &both(steady(0, 300, |_| 500)));
+    check_minutes("bursts", &both(bursts(5, |_| 20_000)));
+}
+
+#[test]
+fn no_feed_takes_the_budget_of_another() {
+    let mut load = steady(0, 900, |_| 100);
+    for minute in 0..15 {
+        let second = f64::from(minute) * 60.0;
+        load.extend([(second + 9.1, "one", 6000), (second + 9.2, "two", 3000)]);
+        load.extend([(second + 50.0, "three", 3000), (second + 50.1, "three", 3000)]);
+    }
+    load.sort_by(|one, other| one.0.total_cmp(&other.0));
+    check_minutes("feeds", &load);
+    let kept = run(1500.0, &load);
+    for (feed, offered) in [("steady", 6000.0), ("one", 6000.0), ("two", 3000.0), ("three", 6000.0)]
+    {
+        let kept: usize = kept.range(2..).map(|(_, minute)| minute[feed]).sum();
+        let fair = 13.0 * 1500.0 * offered / 21_000.0;
+        println!("{feed}: {kept}, fair is {fair}");
+        assert!((0.9..=1.1).contains(&(kept as f64 / fair)), "{feed}: {kept}, fair is {fair}");
+    }
+}
+
+#[test]
+fn a_target_is_held_for_a_few_flows_that_report_every_second() {
+    let mut sampler = Sampler::new(Sampling::PointsPerMinute(1500.0));
+    let start = Instant::now();
+    for minute in 0..10 {
+        let mut kept = 0;
+        for second in 0..60 {
+            let mut points = Points::new(Category::Network, "f");
+            for number in 0..100 {
+                flow(&mut points, number % 4, START_NS + i64::from(minute) * MINUTE_NS);
+            }
+            let now = start + MINUTE * minute + Duration::from_secs(second);
+            kept += points.len() - sampler.keep(&points, now).left_out();
+        }
+        assert!((1350..=1650).contains(&kept), "minute {minute}: {kept}");
+    }
+}
+
+#[test]
+fn a_target_cuts_only_groups_that_are_larger_than_itself() {
+    let keep = |points: &Points| {
+        let mut sampler = Sampler::new(Sampling::PointsPerMinute(100.0));
+        sampler.keep(points, Instant::now())
+    };
+    let decision = keep(&groups("f", (0..1000).map(|number| number % 20 + 1)));
+    for group in 0..20 {
+        let first = decision.keeps(group);
+        assert!((0..50).all(|round| decision.keeps(round * 20 + group) == first));
+    }
+    assert_eq!(decision.left_out(), 900);
+    assert!((900..=905).contains(&keep(&groups("f", [7; 1000])).left_out()));
+}
+
+#[test]
+fn every_category_has_a_budget_of_its_own() {
+    let mut sampler = Sampler::new(Sampling::PointsPerMinute(100.0));
+    let now = Instant::now();
+    assert_eq!(sampler.keep(&groups("f", 1..=1000), now).left_out(), 900);
+    let mut logs = Points::new(Category::Logging, "f");
+    (0..100).for_each(|number| flow(&mut logs, number, START_NS));
+    assert_eq!(sampler.keep(&logs, now), Decision::All);
+    assert!(sampler.rate(Category::Logging) >= 1.0);
+    assert!(sampler.rate(Category::Network) < 0.2);
+}
 
 fn show(name: &str, kept: &Kept) {
-    let v: Vec<String> = kept
-        .values()
-        .map(|m| {
-            let s: usize = m.values().sum();
-            if m.len() > 1 { format!("{s}{m:?}") } else { s.to_string() }
-        })
-        .collect();
+    let v: Vec<String> = kept.values().map(|m| m.values().sum::<usize>().to_string()).collect();
     println!("{name}: {}", v.join(" "));
 }
-
-fn steady(
-    from: u64,
-    to: u64,
-    every: f64,
-    size: impl Fn(f64) -> usize,
-) -> Vec<(f64, &'static str, usize)> {
-    let mut out = vec![];
-    let mut t = from as f64;
-    while t < to as f64 {
-        out.push((t, "a", size(t)));
-        t += every;
-    }
-    out
-}
-
 #[test]
 fn explore() {
-    for target in [1500.0, 100.0] {
-        println!("target {target}");
-        show("steady", &kept_of(target, steady(0, 900, 1.0, |_| 500)));
-        show("steady single", &kept_of(target, steady(0, 900, 0.01, |_| 1)));
-        show("steady 5s", &kept_of(target, steady(0, 900, 5.0, |_| 2000)));
-        show("steady 20s", &kept_of(target, steady(0, 900, 20.0, |_| 8000)));
-        show("steady 45s", &kept_of(target, steady(0, 900, 45.0, |_| 8000)));
-        show("burst", &kept_of(target, steady(0, 900, 60.0, |_| 20000)));
+    let every = |e: u32, f: fn(u32) -> usize| -> Load {
+        (0..1200 / e).map(|i| (f64::from(i * e), "a", f(i * e) * e as usize)).collect()
+    };
+    for e in [1, 5, 10, 20, 30, 60] {
+        show(&format!("steady/{e}"), &run(1500.0, &every(e, |_| 500)));
+        show(&format!("fall10/{e}"), &run(1500.0, &every(e, |t| if t < 210 { 1500 } else { 150 })));
+        show(&format!("rise10/{e}"), &run(1500.0, &every(e, |t| if t < 210 { 150 } else { 1500 })));
+        show(&format!("rise100/{e}"), &run(1500.0, &every(e, |t| if t < 210 { 10 } else { 1000 })));
         show(
-            "burst jitter",
-            &kept_of(
-                target,
-                (0..15).map(|m| {
-                    (f64::from(m) * 60.0 + 5.0 + f64::from(m * 7919 % 11) / 5.0, "a", 20000)
-                }),
-            ),
+            &format!("rise10 from below/{e}"),
+            &run(1500.0, &every(e, |t| if t < 210 { 10 } else { 100 })),
         );
         show(
-            "train",
-            &kept_of(
-                target,
-                (0..15).flat_map(|m| {
-                    (0..40).map(move |c| (f64::from(m) * 60.0 + f64::from(c) * 0.02, "a", 512))
-                }),
-            ),
+            &format!("saw/{e}"),
+            &run(1500.0, &every(e, |t| if t < 840 { 100 + 2 * t as usize } else { 100 })),
         );
-        show(
-            "three",
-            &kept_of(
-                target,
-                (0..8).flat_map(|m| {
-                    [("a", 20000), ("b", 5000), ("c", 5000)]
-                        .into_iter()
-                        .enumerate()
-                        .map(move |(c, (f, n))| (f64::from(m) * 60.0 + c as f64 * 0.02, f, n))
-                }),
-            ),
-        );
-        let mut mix: Vec<(f64, &'static str, usize)> = steady(0, 480, 1.0, |_| 200);
-        mix.extend((0..8).map(|m| (f64::from(m) * 60.0 + 10.5, "b", 12000)));
-        mix.sort_by(|x, y| x.0.total_cmp(&y.0));
-        show("steady+burst", &kept_of(target, mix));
-        for every in [1.0, 5.0, 10.0, 20.0, 30.0, 60.0] {
-            show(
-                &format!("fall 10x/{every}"),
-                &kept_of(
-                    target,
-                    steady(
-                        0,
-                        600,
-                        every,
-                        |t| if t < 210.0 { 1500.0 * every } else { 150.0 * every } as usize,
-                    ),
-                ),
-            );
-            show(
-                &format!("rise 10x/{every}"),
-                &kept_of(
-                    target,
-                    steady(
-                        0,
-                        600,
-                        every,
-                        |t| if t < 210.0 { 150.0 * every } else { 1500.0 * every } as usize,
-                    ),
-                ),
-            );
-            show(
-                &format!("rise 100x/{every}"),
-                &kept_of(
-                    target,
-                    steady(
-                        0,
-                        600,
-                        every,
-                        |t| if t < 210.0 { 10.0 * every } else { 1000.0 * every } as usize,
-                    ),
-                ),
-            );
-            show(&format!("ramp up then fall/{every}"), &kept_of(target, steady(0, 1200, every, |t| if t < 840.0 { (100.0 + t * 2.0) * every } else { 100.0 * every } as usize)));
-            show(
-                &format!("ramp down/{every}"),
-                &kept_of(target, steady(0, 900, every, |t| ((2000.0 - 2.0 * t) * every) as usize)),
-            );
-        }
-        show(
-            "silence",
-            &kept_of(
-                target,
-                steady(0, 120, 1.0, |_| 500).into_iter().chain(steady(600, 900, 1.0, |_| 500)),
-            ),
-        );
-        show("at 1.02", &kept_of(target, steady(0, 900, 1.0, |_| (target * 1.02 / 60.0) as usize)));
     }
-}
-
-#[test]
-fn a_rate_keeps_its_share_of_many_flows_over_several_minutes() {
-    assert_shares((0..100).map(|batch| {
-        let mut points = Points::new(Category::Network, "netflow");
-        let minute = batch / 20;
-        for number in 0..10_000 {
-            let number = batch as u64 % 20 * 10_000 + number;
-            flow(&mut points, number, START_NS + minute * 60 * SECOND_NS);
-        }
-        points
-    }));
 }

@@ -103,7 +103,7 @@ fn a_request_is_kept_and_returned_until_it_is_settled() {
     let first = next(&spool).unwrap();
     assert_eq!(next(&spool).as_ref(), Some(&first));
     assert_eq!(spool.len(), 3);
-    spool.rejected(&first);
+    spool.commit(&first);
     let second = next(&spool).unwrap();
     assert_eq!(id(&second), 2);
     spool.commit(&first);

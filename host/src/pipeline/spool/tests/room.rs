@@ -21,7 +21,7 @@ fn the_oldest_make_room_and_every_plugin_is_told() {
         assert!(spool.bytes() <= 4000);
         let on_disk =
             segments(folder.path()).into_iter().map(|path| path.metadata().unwrap().len());
-        assert_eq!(spool.bytes(), on_disk.sum());
+        assert_eq!(spool.bytes(), on_disk.sum::<u64>());
     }
     let ids = drain(&spool);
     assert!(ids.iter().copied().eq(21 - ids.len()..=20), "{ids:?}");
