@@ -86,9 +86,9 @@ impl Setup {
         self
     }
 
-    /// Starts it, and waits until it answers on its status port.
+    /// Starts it, and waits for nothing.
     #[track_caller]
-    pub fn launch(self) -> Collector {
+    pub fn spawn(self) -> Collector {
         let file = |name: &str| self.folder.path().join(name);
         let mut command = Command::new(plugins::externals().join("datakit-ebpf"));
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(self.stdout);
@@ -110,10 +110,15 @@ impl Setup {
             command.arg("--tags").arg(tags);
         }
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut collector = Collector { child, folder: self.folder, status: self.status };
+        Collector { child, folder: self.folder, status: self.status }
+    }
+
+    /// Starts it, and waits until it answers on its status port.
+    #[track_caller]
+    pub fn launch(self) -> Collector {
+        let mut collector = self.spawn();
         wait::until("the collector answers on its status port", || {
-            let ended = collector.child.try_wait().expect("it is our child");
-            assert_eq!(ended, None, "the collector ended: {command:?}");
+            assert_eq!(collector.ended(), None, "the collector ended");
             collector.get("/status").map(drop)
         });
         collector
