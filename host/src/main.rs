@@ -4,6 +4,7 @@
 //! | module | what comes in -> what goes out |
 //! | --- | --- |
 //! | `cli`, `config` | flags, environment, files -> a checked `Config` |
+//! | `supervise` | a crash -> another start |
 //! | `run` | a `Config` -> the parts below, put together and taken apart |
 //! | `plugin` | names -> running plugins -> points |
 //! | `pipeline` | points -> tagged, batched, encoded, uploaded, accounted for |
@@ -23,7 +24,17 @@ mod pidfile;
 mod pipeline;
 mod plugin;
 mod run;
+mod supervise;
 mod telemetry;
+
+fn collect(config: &config::Config) -> anyhow::Result<ExitCode> {
+    if supervise::is_wanted(config) {
+        return supervise::run();
+    }
+    supervise::follow_parent()?;
+    run::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}
 
 fn main() -> ExitCode {
     match cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir()) {
@@ -36,8 +47,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         cli::Command::Plugin(command) => plugin::command::carry_out(&command),
-        cli::Command::Run(config) => match run::run(&config) {
-            Ok(()) => ExitCode::SUCCESS,
+        cli::Command::Run(config) => match collect(&config) {
+            Ok(code) => code,
             Err(error) => {
                 if config.log.is_some() {
                     tracing::error!("{error:#}");

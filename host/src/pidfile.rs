@@ -45,15 +45,32 @@ impl Drop for PidFile {
     }
 }
 
+/// The name of a process that is alive. A dead one that nobody has waited for keeps its name, and
+/// DataKit never waits.
 fn name_of(pid: u32) -> Option<String> {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(name.trim_end().to_owned())
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (start, rest) = stat.rsplit_once(')')?;
+    let is_dead = rest.trim_start().starts_with(['Z', 'X']);
+    let name = start.split_once('(')?.1;
+    (!is_dead).then(|| name.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::PidFile;
+    use super::{PidFile, name_of};
     use std::fs;
+
+    #[test]
+    fn a_dead_process_that_nobody_has_waited_for_is_not_alive() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let alive = || name_of(child.id()).is_some();
+        while alive() {
+            std::thread::yield_now();
+        }
+        assert!(fs::exists(format!("/proc/{}", child.id())).unwrap());
+        child.wait().unwrap();
+        assert!(name_of(std::process::id()).is_some());
+    }
 
     #[test]
     fn a_stale_file_is_taken_over_and_removed_at_the_end() {

@@ -25,6 +25,7 @@ use crate::pipeline::ledger::Ledger;
 use crate::pipeline::upload::{Client, Uploader};
 use crate::pipeline::{Outlet, Pipeline};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
+use crate::supervise;
 use crate::telemetry::{log, server};
 
 /// How long plugins may take to stop, and then the rest of the queue to be uploaded.
@@ -79,6 +80,10 @@ async fn collect(config: &Config) -> Result<()> {
         .clone()
         .map(|client| tokio::spawn(Uploader::new(client, Arc::clone(&backlog), ending).run()));
     let (last_errors, reports) = flume::bounded(LAST_ERRORS);
+    if let Some(reason) = supervise::restarted_after() {
+        warn!(reason, "the collector before this one has crashed");
+        last_errors.try_send(format!("the collector was started again after: {reason}")).ok();
+    }
     if let Some(client) = client {
         tokio::spawn(last_error::run(client, reports));
     }
@@ -172,13 +177,13 @@ fn surroundings(
 }
 
 /// The signals that end the process.
-struct Signals {
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn install() -> Result<Self> {
+    pub(crate) fn install() -> Result<Self> {
         let install = |kind: SignalKind| -> io::Result<_> { signal(kind) };
         Ok(Self {
             terminate: install(SignalKind::terminate()).context("handle SIGTERM")?,
@@ -186,7 +191,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// Waits for one, and names it.
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

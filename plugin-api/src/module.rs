@@ -57,16 +57,16 @@ pub trait HostApi: Send + Sync + Clone + 'static {
     fn fail(&self, reason: RStr<'_>);
 }
 
-/// [`Plugin`] as it crosses the boundary; `export_plugin!` makes one out of a [`Plugin`].
+/// [`Plugin`](crate::Plugin) as it crosses the boundary; `export_plugin!` makes one out of it.
 #[sabi_trait]
 pub trait PluginApi: Send + 'static {
-    /// See [`Plugin::start`].
+    /// See [`Plugin::start`](crate::Plugin::start).
     fn start(&mut self) -> RResult<(), PluginError>;
-    /// See [`Plugin::stop`]; an error is a panic.
+    /// See [`Plugin::stop`](crate::Plugin::stop); an error is a panic.
     fn stop(&mut self) -> RResult<(), PluginError>;
-    /// See [`Plugin::probes`].
+    /// See [`Plugin::probes`](crate::Plugin::probes).
     fn probes(&self) -> RResult<RVec<ProbeVerdict>, PluginError>;
-    /// See [`Plugin::metrics`].
+    /// See [`Plugin::metrics`](crate::Plugin::metrics).
     #[sabi(last_prefix_field)]
     fn metrics(&self) -> RResult<RVec<Metric>, PluginError>;
 }

@@ -57,8 +57,9 @@ impl Request {
 struct Poison {
     status: u16,
     matches: Box<dyn Fn(&[Point]) -> bool + Send>,
-    /// The first one that matched; others that match are taken.
-    body: Option<Bytes>,
+    /// Whether the first one that matches is the only one.
+    only_one: bool,
+    first: Option<Bytes>,
 }
 
 struct Record {
@@ -122,7 +123,22 @@ impl Receiver {
     /// From now on it answers this status to the first upload whose points match, as often as that one comes, and to no
     /// other.
     pub fn refuse_one(&self, status: u16, matches: impl Fn(&[Point]) -> bool + Send + 'static) {
-        self.record().poison = Some(Poison { status, matches: Box::new(matches), body: None });
+        self.poison(status, true, matches);
+    }
+
+    /// From now on it answers this status to every upload whose points match.
+    pub fn refuse_every(&self, status: u16, matches: impl Fn(&[Point]) -> bool + Send + 'static) {
+        self.poison(status, false, matches);
+    }
+
+    fn poison(
+        &self,
+        status: u16,
+        only_one: bool,
+        matches: impl Fn(&[Point]) -> bool + Send + 'static,
+    ) {
+        let matches = Box::new(matches);
+        self.record().poison = Some(Poison { status, matches, only_one, first: None });
     }
 
     /// Starts to listen.
@@ -222,10 +238,13 @@ async fn serve(State(shared): State<Shared>, request: HttpRequest) -> StatusCode
 
 impl Poison {
     fn is(&mut self, body: &Bytes, points: &[Point]) -> bool {
-        if self.body.is_none() && (self.matches)(points) {
-            self.body = Some(body.clone());
+        if !self.only_one {
+            return (self.matches)(points);
         }
-        self.body.as_ref() == Some(body)
+        if self.first.is_none() && (self.matches)(points) {
+            self.first = Some(body.clone());
+        }
+        self.first.as_ref() == Some(body)
     }
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) enabled: Vec<String>,
     /// Where plugins are looked up.
     pub(crate) plugin_dir: PathBuf,
+    /// Whether to be started again after a crash.
+    pub(crate) supervise: Supervise,
     /// Load plugins whoever may have written their files.
     pub(crate) trust_any_plugin: bool,
     /// Where points go.
@@ -142,6 +144,15 @@ impl LogLevel {
             Self::Error | Self::Panic | Self::Dpanic | Self::Fatal => "error",
         }
     }
+}
+
+/// When the collector is run by a process that starts it again after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Supervise {
+    On,
+    Off,
+    /// When DataKit has started us.
+    Auto,
 }
 
 /// What the collector may use; none: no limit.

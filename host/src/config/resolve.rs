@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use toml::{Table, Value};
 
 use super::{
-    Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Sampling, Secret,
+    Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Sampling, Secret, Supervise,
     layers::{Given, Layers, Unfit},
     options::Kind,
     units,
@@ -54,6 +54,7 @@ pub(super) fn config(
     let mut config = Config {
         enabled,
         plugin_dir: path("plugin-dir").unwrap_or_else(|| default_plugin_dir.to_owned()),
+        supervise: parse(&layers, "supervise", supervise)?.unwrap_or(Supervise::Auto),
         trust_any_plugin: layers.switch("trust-any-plugin")?,
         output,
         api_server: parse(&layers, "datakit-apiserver", units::base_url)?.unwrap_or_default(),
@@ -93,6 +94,15 @@ fn parse<T>(
     unit: fn(&str) -> Result<T, Unfit>,
 ) -> Result<Option<T>> {
     layers.find(name).map(|given| given.parse(unit)).transpose()
+}
+
+fn supervise(text: &str) -> Result<Supervise, Unfit> {
+    match text {
+        "on" => Ok(Supervise::On),
+        "off" => Ok(Supervise::Off),
+        "auto" => Ok(Supervise::Auto),
+        _ => Err(Unfit { is_not: "a way to be supervised", write: "on, off or auto" }),
+    }
 }
 
 fn output(layers: &Layers<'_>) -> Result<Output> {

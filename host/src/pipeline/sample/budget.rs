@@ -5,14 +5,14 @@
 //!    batches while the load is steady, whether it comes evenly or in one flush a minute.
 //! 2. The volume is what the feeds have sent in their present cycles or, where that is more, what
 //!    their last cycles make expect. A cycle is 58 s from a batch on, and the silence behind.
-//! 3. In no 58 s more than the target is kept, so a rise that nobody expected cannot go past it.
-//!    The two seconds less than a minute are for flushes that come early.
+//! 3. In no 57 s more than the target is kept, so a rise that nobody expected cannot go past it.
+//!    Not in a minute, because flushes may come early.
 //! 4. Unused target becomes credit, so a fall that nobody expected costs little.
-//! 5. Chance may add or take 5 % of the target in a batch, then the threshold moves.
+//! 5. Chance may add or take 3 % of the target; to go no further, a threshold moves.
 //!
 //! What cannot be known is served first come: of the first minute and of a sudden rise the first
-//! batches are kept, up to the target. A feed that flushes in many batches, and fewer than last
-//! time, gets too little once.
+//! batches are kept, up to the target. A feed that flushes fewer batches than last time gets too
+//! little once.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -22,17 +22,22 @@ use plugin_api::{Point, Points};
 
 use super::{Decision, KEYS, MINUTE, key, threshold};
 
-/// In how many seconds the target is never exceeded, and how long a cycle is at least.
+/// In how many seconds, the present one among them, the target is never exceeded, and how many a
+/// cycle has at least. A flush a minute may thus come two seconds early.
 const WINDOW: u64 = 58;
 
 /// How long after its last batch a feed still counts.
 const FEED_LIVES: Duration = Duration::from_secs(65);
 
 /// The part of the target that chance may add or take, and that credit may reach unspent.
-const SLACK: f64 = 0.05;
+const SLACK: f64 = 0.03;
 
 /// The part of the target that credit may reach. One batch may get it all, so it is not much.
 const CREDIT: f64 = 0.3;
+
+/// The part of its credit that a minute takes away, or the feeds that come when it is highest
+/// would always get more than the others.
+const FORGOTTEN: f64 = 0.3;
 
 /// What may be kept of one category.
 #[derive(Debug)]
@@ -42,6 +47,8 @@ pub(super) struct Budget {
     began: Instant,
     kept: Window,
     feeds: BTreeMap<&'static str, Feed>,
+    /// What should have been kept lately, less what chance has kept.
+    owed: f64,
     /// What the target would have allowed until `earned`, less what was kept.
     credit: f64,
     earned: Instant,
@@ -52,7 +59,7 @@ pub(super) struct Budget {
 
 /// How many points of a batch to keep.
 struct Bite {
-    /// If chance would have it; may be a fraction.
+    /// On average; may be a fraction.
     aim: f64,
     least: usize,
     most: usize,
@@ -66,6 +73,7 @@ impl Budget {
             began: now,
             kept: Window::default(),
             feeds: BTreeMap::new(),
+            owed: 0.0,
             credit: 0.0,
             earned: now,
             peak: 0.0,
@@ -91,6 +99,8 @@ impl Budget {
         let kept = points.len() - decision.left_out();
         self.kept.add(kept);
         self.credit -= kept as f64;
+        let slack = SLACK * self.target;
+        self.owed = (self.owed + bite.aim - kept as f64).clamp(-slack, slack);
         decision
     }
 
@@ -105,7 +115,7 @@ impl Budget {
         self.earned = now;
         self.peak = self.peak.max(self.credit);
         if now.saturating_duration_since(self.reviewed) >= MINUTE {
-            self.credit -= self.peak.min(0.0);
+            self.credit -= if self.peak < 0.0 { self.peak } else { FORGOTTEN * self.peak };
             self.peak = f64::NEG_INFINITY;
             self.reviewed = now;
         }
@@ -120,14 +130,10 @@ impl Budget {
         let slack = SLACK * self.target;
         let share = (self.target / volume).min(1.0) * count;
         let room = (self.target - self.kept.sum as f64).clamp(0.0, count);
-        if room < share {
-            // Nothing is unused. Credit would let those that come before the others take theirs.
-            self.credit = self.credit.min(0.0);
-        }
         let aim = (share + (self.credit - slack).max(0.0)).min(room);
-        let least = if aim < count { (aim - slack).max(0.0) } else { count };
+        let least = if aim < count { (aim + self.owed - slack).max(0.0) } else { count };
         // At least one if there is room, or small batches would never have any.
-        let most = (aim + slack).min(room).ceil();
+        let most = (aim + self.owed + slack).min(room).ceil();
         Bite { aim, least: least as usize, most: most as usize }
     }
 

@@ -1,0 +1,142 @@
+//! Started again after a crash, which DataKit never does: this process starts the collector as a
+//! child, waits, and starts it again with growing pauses. Signals go on to the child; if this
+//! process is killed, the kernel kills the child, so nothing is left behind.
+
+use std::env;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use tokio::process::{Child, Command};
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep};
+
+use crate::config::{Config, Supervise};
+use crate::run::Signals;
+
+/// Says to the child who its parent is, and that it is one.
+const PARENT: &str = "DATAKIT_EBPF_PARENT";
+
+/// Says to the child why the one before it ended.
+const REASON: &str = "DATAKIT_EBPF_RESTARTED_AFTER";
+
+/// What a Rust program that panics exits with.
+const PANICKED: i32 = 101;
+
+/// What the collector exits with when it uses more than it may.
+pub(crate) const OVER_LIMIT: u8 = 75;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// A collector that ran this long starts over with the first pause.
+const RAN_WELL: Duration = Duration::from_mins(5);
+
+/// Whether this process is to start another one rather than to collect.
+pub(crate) fn is_wanted(config: &Config) -> bool {
+    let is_child = env::var_os(PARENT).is_some();
+    let wanted = match config.supervise {
+        Supervise::On => true,
+        Supervise::Off => false,
+        Supervise::Auto => started_by_datakit(),
+    };
+    wanted && !is_child
+}
+
+/// Why the collector before this one ended, if there was one.
+pub(crate) fn restarted_after() -> Option<String> {
+    env::var(REASON).ok()
+}
+
+/// In the child: ends with its parent, even if that is killed.
+pub(crate) fn follow_parent() -> Result<()> {
+    let Ok(parent) = env::var(PARENT) else { return Ok(()) };
+    set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the parent")?;
+    // It may have ended before that.
+    if getppid().map(|pid| pid.as_raw_nonzero().to_string()) != Some(parent) {
+        bail!("the supervising process has ended");
+    }
+    Ok(())
+}
+
+/// Runs the collector until it ends in order, or is told to.
+pub(crate) fn run() -> Result<ExitCode> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    runtime.block_on(supervise())
+}
+
+async fn supervise() -> Result<ExitCode> {
+    let mut signals = Signals::install()?;
+    let mut pause = FIRST_PAUSE;
+    let mut reason = None;
+    loop {
+        let started = Instant::now();
+        let mut child = start(reason.as_deref())?;
+        let id = child.id();
+        let status = tokio::select! {
+            status = child.wait() => status.context("wait for the collector")?,
+            () = pass_on(&mut signals, id) => {
+                return Ok(code_of(last_words(&mut child, &mut signals).await?));
+            }
+        };
+        if !is_crash(status) {
+            return Ok(code_of(status));
+        }
+        reason = Some(status.to_string());
+        if started.elapsed() > RAN_WELL {
+            pause = FIRST_PAUSE;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = signals.next() => return Ok(code_of(status)),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn start(reason: Option<&str>) -> Result<Child> {
+    let mut command = Command::new(env::current_exe().context("find the own executable")?);
+    command.args(env::args_os().skip(1)).env(PARENT, std::process::id().to_string());
+    if let Some(reason) = reason {
+        command.env(REASON, reason);
+    }
+    command.kill_on_drop(true).spawn().context("start the collector")
+}
+
+/// The child flushes; a further signal makes it hurry.
+async fn last_words(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus> {
+    loop {
+        let id = child.id();
+        tokio::select! {
+            status = child.wait() => return status.context("wait for the collector"),
+            () = pass_on(signals, id) => {}
+        }
+    }
+}
+
+async fn pass_on(signals: &mut Signals, child: Option<u32>) {
+    let name = signals.next().await;
+    let signal = if name == "SIGINT" { Signal::INT } else { Signal::TERM };
+    if let Some(pid) = child.and_then(|pid| Pid::from_raw(pid as i32)) {
+        // It may have ended by itself just now.
+        kill_process(pid, signal).ok();
+    }
+}
+
+/// Anything else was said in words before the exit, and would be said again.
+fn is_crash(status: ExitStatus) -> bool {
+    status.signal().is_some()
+        || matches!(status.code(), Some(code) if code == PANICKED || code == i32::from(OVER_LIMIT))
+}
+
+fn code_of(status: ExitStatus) -> ExitCode {
+    status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8))
+}
+
+fn started_by_datakit() -> bool {
+    let parent = getppid().map(|pid| format!("/proc/{}/comm", pid.as_raw_nonzero()));
+    parent.and_then(|path| fs::read_to_string(path).ok()).is_some_and(|name| name == "datakit\n")
+}
