@@ -250,7 +250,7 @@ mod tests {
         let tags = config.tags.iter().map(|(key, value)| format!("{key}={value}"));
         assert_eq!(tags.collect::<Vec<_>>().join(";"), LAUNCH.lines().last().unwrap());
         assert_eq!(config.collector, LAUNCH_SETTINGS.parse().unwrap());
-        let expected = ["--res-cpu", "--res-mem", "--res-net", "--sampling-rate"]
+        let expected = ["--res-cpu", "--res-mem", "--res-net"]
             .map(|flag| format!("{flag} is accepted but has no effect yet"));
         assert_eq!(config.warnings, expected);
     }
@@ -268,7 +268,8 @@ mod tests {
     fn help_of_run_lists_every_flag() {
         let help = printed(&["help", "run"]);
         for entry in Options::load().unwrap().flags() {
-            assert!(help.contains(&format!("--{} ", entry.name)), "{}", entry.name);
+            let flag = format!("--{}", entry.name);
+            assert!(help.split_whitespace().any(|word| word == flag), "{flag}");
         }
         assert_eq!(help, printed(&["run", "--interval", "90s", "--help"]));
     }

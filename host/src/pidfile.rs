@@ -49,9 +49,9 @@ impl Drop for PidFile {
 /// DataKit never waits.
 fn name_of(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (start, rest) = stat.rsplit_once(')')?;
+    let (pid_and_name, rest) = stat.rsplit_once(')')?;
     let is_dead = rest.trim_start().starts_with(['Z', 'X']);
-    let name = start.split_once('(')?.1;
+    let name = pid_and_name.split_once('(')?.1;
     (!is_dead).then(|| name.to_owned())
 }
 

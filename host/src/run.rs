@@ -23,7 +23,7 @@ use crate::pipeline::backlog::Backlog;
 use crate::pipeline::enrich::Enricher;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::upload::{Client, Uploader};
-use crate::pipeline::{Outlet, Pipeline};
+use crate::pipeline::{Outlet, Pipeline, Stages};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
 use crate::supervise;
 use crate::telemetry::{log, server};
@@ -34,7 +34,7 @@ const LAST_CALL: Duration = Duration::from_secs(10);
 /// Reports of failures that wait for DataKit; later ones only repeat them.
 const LAST_ERRORS: usize = 16;
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM, SIGINT or SIGHUP.
 pub(crate) fn run(config: &Config) -> Result<()> {
     start_log(config)?;
     for warning in &config.warnings {
@@ -89,7 +89,13 @@ async fn collect(config: &Config) -> Result<()> {
     }
 
     let enricher = Enricher::new(&config.tags, config.hostname.as_deref(), &config.service);
-    let pipeline = Pipeline::start(enricher, outlet(config, &backlog)?)?;
+    let stages = Stages {
+        sampling: config.sampling,
+        tells_rate: config.sampling_field,
+        enricher,
+        outlet: outlet(config, &backlog)?,
+    };
+    let pipeline = Pipeline::start(stages)?;
     let pipeline_ended = pipeline.ended();
     let all_failed = Arc::new(Notify::new());
     let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
@@ -99,7 +105,8 @@ async fn collect(config: &Config) -> Result<()> {
     if let Some(address) = config.status_listen.clone() {
         let supervisor = supervisor.requests();
         let (ledger, backlog) = (Arc::clone(&ledger), Arc::clone(&backlog));
-        let sources = server::Sources { supervisor, ledger, backlog, started };
+        let rates = pipeline.rates();
+        let sources = server::Sources { supervisor, ledger, backlog, rates, started };
         tokio::spawn(async move {
             if let Err(error) = server::serve(&address, sources).await {
                 warn!(error = %format!("{error:#}"), "status and metrics are not served");
@@ -180,6 +187,7 @@ fn surroundings(
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -188,6 +196,8 @@ impl Signals {
         Ok(Self {
             terminate: install(SignalKind::terminate()).context("handle SIGTERM")?,
             interrupt: install(SignalKind::interrupt()).context("handle SIGINT")?,
+            // A terminal that was closed ends us in order too.
+            hangup: install(SignalKind::hangup()).context("handle SIGHUP")?,
         })
     }
 
@@ -196,6 +206,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }

@@ -53,10 +53,12 @@ impl Request {
     }
 }
 
-/// A request on which the receiver fails, whenever it comes.
+type Matches = Box<dyn Fn(&[Point]) -> bool + Send>;
+
+/// Requests on which the receiver fails, whenever they come.
 struct Poison {
     status: u16,
-    matches: Box<dyn Fn(&[Point]) -> bool + Send>,
+    matches: Matches,
     /// Whether the first one that matches is the only one.
     only_one: bool,
     first: Option<Bytes>,
@@ -123,21 +125,15 @@ impl Receiver {
     /// From now on it answers this status to the first upload whose points match, as often as that one comes, and to no
     /// other.
     pub fn refuse_one(&self, status: u16, matches: impl Fn(&[Point]) -> bool + Send + 'static) {
-        self.poison(status, true, matches);
+        self.poison(status, true, Box::new(matches));
     }
 
     /// From now on it answers this status to every upload whose points match.
     pub fn refuse_every(&self, status: u16, matches: impl Fn(&[Point]) -> bool + Send + 'static) {
-        self.poison(status, false, matches);
+        self.poison(status, false, Box::new(matches));
     }
 
-    fn poison(
-        &self,
-        status: u16,
-        only_one: bool,
-        matches: impl Fn(&[Point]) -> bool + Send + 'static,
-    ) {
-        let matches = Box::new(matches);
+    fn poison(&self, status: u16, only_one: bool, matches: Matches) {
         self.record().poison = Some(Poison { status, matches, only_one, first: None });
     }
 

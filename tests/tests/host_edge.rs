@@ -17,6 +17,7 @@ use system_tests::flows::{Side, Tcp};
 use system_tests::hosts::{Family, Hosts};
 use system_tests::plugins::{PluginFolder, externals};
 use system_tests::receiver::{Answer, Receiver};
+use system_tests::wire::Point;
 use system_tests::{ports, wait, workspace};
 
 /// One closed connection that sent so much from the client to the server.
@@ -49,10 +50,8 @@ fn a_request_on_which_the_receiver_fails_does_not_hold_up_the_others() {
     let receiver = Receiver::start();
     let client = hosts.client.inode().to_string();
     receiver.refuse_one(500, move |points| {
-        let is_it =
-            |tag, value| move |point: &_| system_tests::wire::Point::tag(point, tag) == value;
-        let (port, netns) = (is_it("server_port", Some("6500")), is_it("netns", Some(&*client)));
-        points.iter().any(|point| port(point) && netns(point))
+        let has = |point: &Point, tag, value: &str| point.tag(tag) == Some(value);
+        points.iter().any(|point| has(point, "server_port", "6500") && has(point, "netns", &client))
     });
     let collector = Collector::start(&receiver);
     talk(&hosts, 6500, 1_000);

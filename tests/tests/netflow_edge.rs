@@ -187,9 +187,9 @@ fn a_server_that_sends_before_it_serves_is_incoming_for_those_who_call_afterward
 
     let seen = receiver.netflow();
     let server = seen.of(&hosts.server);
-    let served = server.with("direction", "incoming");
+    let incoming = server.with("direction", "incoming");
     for ip in clients {
-        let flows = served.with("dst_ip", ip);
+        let flows = incoming.with("dst_ip", ip);
         let want = Udp { read: 10 * i64::from(PORTS), written: 20 * i64::from(PORTS) };
         assert_eq!(flows.udp(), want, "{ip}: {server}");
         assert_eq!(flows.values("src_port"), ["7410"].into(), "{ip}: {server}");

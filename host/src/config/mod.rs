@@ -80,6 +80,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// Which share of points to send.
     pub(crate) sampling: Sampling,
+    /// Tell the sampling rate in a field of each point.
+    pub(crate) sampling_field: bool,
     /// The cluster whose names become tags.
     pub(crate) kubernetes: Kubernetes,
     /// Settings handed to every plugin; `conf/options.toml` names most of their keys.

@@ -73,6 +73,7 @@ pub(super) fn config(
         spool_bytes: parse(&layers, "spool-size", units::size_above_0)?.unwrap_or_default(),
         limits: limits(&layers)?,
         sampling: sampling(&layers, &mut warnings)?,
+        sampling_field: layers.switch("sampling-field")?,
         kubernetes: Kubernetes {
             url: layers.text("k8s-url"),
             token: layers.text("k8s-bearer-token").map(Secret),

@@ -1,4 +1,5 @@
-//! Where every point went. Per plugin, at any moment: emitted = delivered + queued + dropped.
+//! Where every point went. Per plugin, at any moment:
+//! emitted = sampled out + uploaded + queued + dropped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,8 @@ impl DropReason {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
     pub(crate) emitted: u64,
+    /// Left out on purpose.
+    pub(crate) sampled_out: u64,
     pub(crate) uploaded: u64,
     pub(crate) queued: u64,
     pub(crate) dropped: BTreeMap<DropReason, u64>,
@@ -64,6 +67,14 @@ impl Account {
         self.change(|tally| {
             tally.emitted += points as u64;
             tally.queued += points as u64;
+        });
+    }
+
+    /// They are left out on purpose.
+    pub(crate) fn sampled_out(&self, points: usize) {
+        self.change(|tally| {
+            tally.queued -= points as u64;
+            tally.sampled_out += points as u64;
         });
     }
 
@@ -116,6 +127,7 @@ impl Ledger {
     pub(crate) fn total(&self) -> Tally {
         self.tallies().into_values().fold(Tally::default(), |mut sum, tally| {
             sum.emitted += tally.emitted;
+            sum.sampled_out += tally.sampled_out;
             sum.uploaded += tally.uploaded;
             sum.queued += tally.queued;
             for (reason, points) in tally.dropped {
@@ -136,15 +148,14 @@ mod tests {
         let (one, other) = (ledger.account("one"), ledger.account("other"));
         one.emitted(10);
         one.uploaded(4);
-        one.dropped(3, DropReason::QueueFull);
+        one.dropped(2, DropReason::QueueFull);
+        one.sampled_out(1);
         other.emitted(5);
         other.dropped(5, DropReason::Rejected);
         let total = ledger.total();
         assert_eq!((total.emitted, total.uploaded, total.queued), (15, 4, 3));
-        assert_eq!(
-            total.emitted,
-            total.uploaded + total.queued + total.dropped.values().sum::<u64>()
-        );
+        let elsewhere = total.sampled_out + total.queued + total.dropped.values().sum::<u64>();
+        assert_eq!(total.emitted, total.uploaded + elsewhere);
         assert_eq!(ledger.tallies()["other"].dropped[&DropReason::Rejected], 5);
     }
 }

@@ -1,21 +1,22 @@
 //! The way of a point through the host, top to bottom.
 //!
 //! ```text
-//! plugin --Points--> Inbox ==bounded==> enrich -> sink: console, file, or
+//! plugin --Points--> Inbox ==bounded==> sample -> enrich -> sink: console, file, or
 //!                                       encode -> Backlog ==bounded==> upload --> DataKit
 //! ```
 //!
 //! Plugins never wait: where a channel is full, points are dropped and counted.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use flume::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use plugin_api::Points;
+use plugin_api::{Category, Points};
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -25,14 +26,17 @@ pub(crate) mod enrich;
 mod entry;
 pub(crate) mod ledger;
 mod queue;
+mod sample;
 mod spool;
 pub(crate) mod upload;
 pub(crate) mod wire;
 
+use crate::config::Sampling;
 use crate::output::Sink;
 use backlog::Backlog;
 use enrich::Enricher;
 use ledger::{Account, DropReason};
+use sample::Sampler;
 use wire::Batch;
 
 /// Batches that may wait: one full report of the busiest plugin, which comes all at once.
@@ -87,26 +91,64 @@ pub(crate) enum Outlet {
     Sink(Box<dyn Sink + Send>),
 }
 
+/// What share of the latest points was kept, by category.
+#[derive(Debug, Default)]
+pub(crate) struct Rates {
+    by_category: Mutex<BTreeMap<&'static str, f64>>,
+}
+
+impl Rates {
+    pub(crate) fn all(&self) -> BTreeMap<&'static str, f64> {
+        self.by_category.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, category: Category, rate: f64) {
+        let name = match category {
+            Category::Network => "network",
+            Category::Logging => "logging",
+            Category::Tracing => "tracing",
+        };
+        self.by_category.lock().unwrap_or_else(PoisonError::into_inner).insert(name, rate);
+    }
+}
+
+/// What is done to every point on its way.
+pub(crate) struct Stages {
+    pub(crate) sampling: Sampling,
+    /// Add the field `sampling_rate` to what is kept, so that sums can be scaled back.
+    pub(crate) tells_rate: bool,
+    pub(crate) enricher: Enricher,
+    pub(crate) outlet: Outlet,
+}
+
 /// The pipeline's thread.
 pub(crate) struct Pipeline {
     inbox: Inbox,
     thread: JoinHandle<()>,
     ended: Arc<Notify>,
+    rates: Arc<Rates>,
 }
 
 impl Pipeline {
-    pub(crate) fn start(enricher: Enricher, outlet: Outlet) -> Result<Self> {
+    pub(crate) fn start(stages: Stages) -> Result<Self> {
         let (sender, inbox) = flume::bounded(INBOX_BATCHES);
         let ended = Arc::new(Notify::new());
         let at_end = NotifyAtEnd(Arc::clone(&ended));
+        let rates = Arc::<Rates>::default();
+        let told = Arc::clone(&rates);
         let thread = Builder::new()
             .name("pipeline".into())
             .spawn(move || {
                 let _at_end = at_end;
-                run(&inbox, &enricher, outlet);
+                run(&inbox, stages, &told);
             })
             .context("start the pipeline's thread")?;
-        Ok(Self { inbox: Inbox { sender, is_overflowing: Arc::default() }, thread, ended })
+        Ok(Self { inbox: Inbox { sender, is_overflowing: Arc::default() }, thread, ended, rates })
+    }
+
+    /// What the sampler keeps.
+    pub(crate) fn rates(&self) -> Arc<Rates> {
+        Arc::clone(&self.rates)
     }
 
     /// Told when the thread has ended, for whatever reason.
@@ -134,11 +176,21 @@ impl Drop for NotifyAtEnd {
     }
 }
 
-fn run(inbox: &Receiver<Item>, enricher: &Enricher, mut outlet: Outlet) {
+fn run(inbox: &Receiver<Item>, stages: Stages, rates: &Rates) {
+    let Stages { sampling, tells_rate, enricher, mut outlet } = stages;
+    let mut sampler = Sampler::new(sampling);
     loop {
         match inbox.recv_timeout(TICK) {
             Ok(Item::Batch(points, account)) => {
-                let batch = enricher.tag(Batch::from(points));
+                let decision = sampler.keep(&points, Instant::now());
+                let rate = sampler.rate(points.category());
+                account.sampled_out(decision.left_out());
+                rates.set(points.category(), rate);
+                let mut batch = Batch::of_kept(points, |index| decision.keeps(index));
+                if tells_rate {
+                    batch.add_field("sampling_rate", rate);
+                }
+                let batch = enricher.tag(batch);
                 if let Flow::Ended = outlet.take(batch, &account) {
                     return;
                 }

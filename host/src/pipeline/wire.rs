@@ -69,7 +69,14 @@ const MAX_TAG_BYTES: usize = 1024;
 const ADDED_LATER: usize = 4;
 
 impl From<Points> for Batch {
-    fn from(mut points: Points) -> Self {
+    fn from(points: Points) -> Self {
+        Self::of_kept(points, |_| true)
+    }
+}
+
+impl Batch {
+    /// Takes over the points at those positions that `keeps` says yes to.
+    pub(crate) fn of_kept(mut points: Points, keeps: impl Fn(usize) -> bool) -> Self {
         let buffer = Bytes::from_owner(Buffer(points.take_text()));
         let field = |key: &'static str, value, is_tag| {
             let value = convert(&buffer, value);
@@ -84,8 +91,20 @@ impl From<Points> for Batch {
             let name = Bytes::from_static(point.measurement().as_bytes());
             PbPoint { name, fields, time_ns: point.time_ns() }
         };
-        let converted = points.iter().map(convert).collect();
+        let kept = points.iter().enumerate().filter(|(index, _)| keeps(*index));
+        let converted = kept.map(|(_, point)| convert(point)).collect();
         Self { category: points.category(), feed: points.feed(), points: converted }
+    }
+}
+
+impl Batch {
+    /// Gives every point a further field.
+    pub(crate) fn add_field(&mut self, key: &'static str, value: f64) {
+        for point in &mut self.points {
+            let key = Bytes::from_static(key.as_bytes());
+            let value = Some(PbValue::F64(value));
+            point.fields.push(PbField { key, value, is_tag: false });
+        }
     }
 }
 
@@ -203,6 +222,17 @@ pub(crate) mod tests {
             assert_eq!(encoded.len(), body.len());
             assert_eq!(PbPoints::decode(encoded.as_slice()).unwrap(), decoded);
         }
+    }
+
+    #[test]
+    fn only_kept_points_are_taken_over() {
+        let mut points = Points::new(Category::Network, "f");
+        for number in 0..4_i64 {
+            points.point("m", number).tag_display("n", number);
+        }
+        let batch = Batch::of_kept(points, |index| index % 2 == 1);
+        let shown = batch.points.iter().map(|point| (point.time_ns, point.tag("n").into_owned()));
+        assert_eq!(shown.collect::<Vec<_>>(), [(1, "1".to_owned()), (3, "3".to_owned())]);
     }
 
     #[test]

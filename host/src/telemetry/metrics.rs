@@ -21,10 +21,12 @@ const PREFIX: &str = "datakit_ebpf";
 pub(crate) fn render(
     tallies: &BTreeMap<String, Tally>,
     plugins: &[Report],
+    rates: &BTreeMap<&'static str, f64>,
     usage: &Usage,
 ) -> Result<String> {
     let registry = Registry::new();
     register_points(&registry, tallies)?;
+    register_rates(&registry, rates)?;
     register_plugins(&registry, plugins)?;
     register_usage(&registry, usage)?;
     TextEncoder::new().encode_to_string(&registry.gather()).context("encode the metrics")
@@ -33,6 +35,8 @@ pub(crate) fn render(
 fn register_points(registry: &Registry, tallies: &BTreeMap<String, Tally>) -> Result<()> {
     let plugin = &["plugin"];
     let emitted = counter(registry, "points_emitted_total", "Points that plugins sent.", plugin)?;
+    let sampled_out =
+        counter(registry, "points_sampled_out_total", "Points left out on purpose.", plugin)?;
     let uploaded =
         counter(registry, "points_uploaded_total", "Points that arrived at the output.", plugin)?;
     let queued = gauge(registry, "points_queued", "Points on their way.", plugin)?;
@@ -44,11 +48,21 @@ fn register_points(registry: &Registry, tallies: &BTreeMap<String, Tally>) -> Re
     )?;
     for (plugin, tally) in tallies {
         emitted.with_label_values(&[plugin]).inc_by(tally.emitted);
+        sampled_out.with_label_values(&[plugin]).inc_by(tally.sampled_out);
         uploaded.with_label_values(&[plugin]).inc_by(tally.uploaded);
         queued.with_label_values(&[plugin]).set(tally.queued as i64);
         for (reason, points) in &tally.dropped {
             dropped.with_label_values(&[plugin.as_str(), reason.label()]).inc_by(*points);
         }
+    }
+    Ok(())
+}
+
+fn register_rates(registry: &Registry, rates: &BTreeMap<&'static str, f64>) -> Result<()> {
+    let help = "Share of the latest points that was kept: divide sums by it.";
+    let rate = register(registry, GaugeVec::new(options("sampling_rate", help), &["category"])?)?;
+    for (category, share) in rates {
+        rate.with_label_values(&[*category]).set(*share);
     }
     Ok(())
 }

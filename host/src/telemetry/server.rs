@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::pipeline::Rates;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::plugin::supervisor::{Report, Request};
@@ -32,6 +33,7 @@ pub(crate) struct Sources {
     pub(crate) supervisor: Sender<Request>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) backlog: Arc<Backlog>,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) started: Instant,
 }
 
@@ -61,6 +63,7 @@ async fn status(State(sources): State<Sources>) -> Response {
         "ledger_by_plugin": sources.ledger.tallies().iter()
             .map(|(plugin, of_plugin)| (plugin.clone(), tally(of_plugin)))
             .collect::<serde_json::Map<_, _>>(),
+        "sampling_rates": sources.rates.all(),
         "spool": sources.backlog.on_disk(),
         "cpu_seconds": usage.cpu_seconds,
         "resident_bytes": usage.resident_bytes,
@@ -100,7 +103,8 @@ fn plugin(report: &Report) -> Value {
 
 async fn text_metrics(State(sources): State<Sources>) -> Response {
     let plugins = sources.plugins().await.unwrap_or_default();
-    match metrics::render(&sources.ledger.tallies(), &plugins, &Usage::now()) {
+    match metrics::render(&sources.ledger.tallies(), &plugins, &sources.rates.all(), &Usage::now())
+    {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
