@@ -29,6 +29,8 @@ struct udp_sock_info {
 	/* bind() named a port. */
 	__u8 is_bound;
 	__u8 padding[2];
+	/* Whom it sent to last, folded. */
+	__u32 last_peer;
 };
 
 /* Every UDP socket since its socket() or first packet. Dies with the socket. */
@@ -183,6 +185,13 @@ static __always_inline void use_connected_peer(struct bpf_sock *sk, struct tuple
 	tuple->remote_port = bpf_ntohs(sk->dst_port);
 }
 
+static __always_inline __u32 fold_peer(const struct tuple *tuple)
+{
+	const __u32 *words = (const __u32 *)tuple->remote_addr;
+
+	return words[0] ^ words[1] ^ words[2] ^ words[3] ^ tuple->remote_port << 16;
+}
+
 static __always_inline void mask_client_port(struct udp_key *key)
 {
 	if (key->role == ROLE_CONNECTOR)
@@ -208,6 +217,8 @@ static __always_inline void add_udp(struct udp_key *key, const struct owner *own
 		count(COUNTER_UDP_BYTES_REFUSED, bytes);
 		return;
 	}
+	/* The process may have a new name since an exec. */
+	__builtin_memcpy(flow->comm, owner->comm, sizeof(flow->comm));
 	__sync_fetch_and_add(way == EGRESS ? &flow->sent : &flow->received, bytes);
 }
 
@@ -217,6 +228,7 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	struct udp_sock_info *info;
 	struct udp_header udp;
 	__u16 unmasked_port;
+	__u32 peer;
 	struct bpf_sock *sk;
 	__u32 offset;
 
@@ -251,10 +263,16 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	key.pid = info->holder.owner.pid;
 	key.role = info->role;
 	unmasked_port = key.tuple.local_port;
+	peer = fold_peer(&key.tuple);
 	mask_client_port(&key);
-	/* A server that spoke before anybody called shows by who calls it now. */
-	if (way == INGRESS && key.role == ROLE_CONNECTOR && info->is_bound &&
-	    !bpf_map_lookup_elem(&udp_flows, &key)) {
+	/*
+	 * A server that spoke before anybody called shows by who calls it now: one
+	 * that it neither talks to nor has just sent to.
+	 */
+	if (way == EGRESS)
+		info->last_peer = peer;
+	else if (key.role == ROLE_CONNECTOR && info->is_bound && info->last_peer != peer &&
+		 !bpf_map_lookup_elem(&udp_flows, &key)) {
 		info->role = ROLE_ACCEPTOR;
 		key.role = ROLE_ACCEPTOR;
 		key.tuple.local_port = unmasked_port;

@@ -27,6 +27,9 @@ pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// if that one goes through, the fault lies with the first.
 const SUSPICIOUS_ANSWERS: u32 = 5;
 
+/// How many requests are passed over in search of that other one.
+const LOOK_AHEAD: usize = 64;
+
 /// What the caller does next with a request that failed.
 #[derive(Debug)]
 pub(crate) enum UploadError {
@@ -96,6 +99,8 @@ pub(crate) struct Uploader {
     backlog: Arc<Backlog>,
     /// Becomes true when the process is about to end.
     ending: watch::Receiver<bool>,
+    /// Where the server fails although it takes other things.
+    failing_target: Option<String>,
 }
 
 impl Uploader {
@@ -104,7 +109,7 @@ impl Uploader {
         backlog: Arc<Backlog>,
         ending: watch::Receiver<bool>,
     ) -> Self {
-        Self { client, backlog, ending }
+        Self { client, backlog, ending, failing_target: None }
     }
 
     /// Uploads until the backlog is closed and empty. What it holds in memory when it is cancelled
@@ -122,6 +127,9 @@ impl Uploader {
         loop {
             let error = match self.client.post(&entry.request).await {
                 Ok(()) => {
+                    if self.failing_target.as_ref() == Some(&entry.request.target) {
+                        self.failing_target = None;
+                    }
                     if failures > 0 {
                         info!(failures, server, "the receiver is back");
                     }
@@ -131,9 +139,11 @@ impl Uploader {
                 Err(UploadError::Away(error)) => error,
                 Err(UploadError::Failing(error)) => {
                     suspicion += 1;
-                    if suspicion % SUSPICIOUS_ANSWERS == 0 {
+                    let is_known = self.failing_target.as_ref() == Some(&entry.request.target);
+                    if is_known || suspicion % SUSPICIOUS_ANSWERS == 0 {
                         entry.keep_in_memory();
-                        if self.next_one_works().await {
+                        if self.another_one_works(&entry.request.target).await {
+                            self.failing_target = Some(entry.request.target.clone());
                             return refuse(entry, &error.to_string());
                         }
                     }
@@ -150,23 +160,40 @@ impl Uploader {
         }
     }
 
-    /// Whether the server takes what comes after a request on which it fails.
-    async fn next_one_works(&self) -> bool {
-        let Some(next) = self.backlog.try_pop() else { return false };
-        match self.client.post(&next.request).await {
-            Ok(()) => {
-                next.uploaded();
-                true
+    /// Whether the server takes something else than a request to `target`, on which it fails. What
+    /// goes elsewhere tells more; on disk only the next request can be had.
+    async fn another_one_works(&self, target: &str) -> bool {
+        let mut passed_over = Vec::new();
+        let mut candidate = None;
+        while let Some(next) = self.backlog.try_pop() {
+            let tells_enough = next.is_on_disk() || next.request.target != target;
+            if tells_enough || passed_over.len() == LOOK_AHEAD {
+                candidate = Some(next);
+                break;
             }
-            Err(UploadError::Refused(status)) => {
-                refuse(next, &status.to_string());
-                true
-            }
+            passed_over.push(next);
+        }
+        let candidate = candidate.or_else(|| passed_over.pop());
+        let works = match candidate {
+            Some(candidate) => self.works(candidate).await,
+            None => false,
+        };
+        for entry in passed_over.into_iter().rev() {
+            self.backlog.put_back(entry);
+        }
+        works
+    }
+
+    async fn works(&self, entry: Entry) -> bool {
+        match self.client.post(&entry.request).await {
+            Ok(()) => entry.uploaded(),
+            Err(UploadError::Refused(status)) => refuse(entry, &status.to_string()),
             Err(UploadError::Away(_) | UploadError::Failing(_)) => {
-                self.backlog.put_back(next);
-                false
+                self.backlog.put_back(entry);
+                return false;
             }
         }
+        true
     }
 
     /// Waits, less patiently at the end, and returns how long to wait the next time.
