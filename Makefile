@@ -57,9 +57,14 @@ check: need-build need-check
 	clang-format --dry-run -Werror $(C_FILES)
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps
-	@if command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny; \
-		then $(CARGO) deny --all-features check; \
-		else echo 'cargo-deny cannot be installed here: licences and advisories are not checked'; fi
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny || exit 0
+	@if ! command -v cargo-deny >/dev/null; then \
+		echo 'cargo-deny cannot be installed here: dependencies are not checked'; \
+	else \
+		$(CARGO) deny --all-features check bans licenses sources; \
+		if $(CARGO) deny fetch db 2>/dev/null; then $(CARGO) deny check advisories; \
+		else echo 'no advisory database can be had here: advisories are not checked'; fi; \
+	fi
 
 clean:
 	$(CARGO) clean

@@ -54,6 +54,9 @@ fn main() -> ExitCode {
                     tracing::error!("{error:#}");
                 }
                 say_error(format_args!("datakit-ebpf: {error:#}"));
+                if error.is::<run::Panicked>() {
+                    return ExitCode::from(supervise::PANICKED);
+                }
                 ExitCode::FAILURE
             }
         },

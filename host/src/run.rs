@@ -1,11 +1,13 @@
 //! The life of the collector: parts put together, run until a signal, taken apart in the order
 //! in which points flow, so that nothing that was measured is lost.
 
+use std::error::Error;
+use std::fmt::{self, Display};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use flume::Sender;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,14 +24,27 @@ use crate::pidfile::PidFile;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::enrich::Enricher;
 use crate::pipeline::ledger::Ledger;
+use crate::pipeline::outlet::Outlet;
 use crate::pipeline::upload::{Client, Uploader};
-use crate::pipeline::{Outlet, Pipeline, Stages};
+use crate::pipeline::{Pipeline, Stages};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
 use crate::supervise;
 use crate::telemetry::{log, server};
 
 /// How long plugins may take to stop, and then the rest of the queue to be uploaded.
 const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// The pipeline has ended in a panic, which is for the supervising process to know.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+impl Display for Panicked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the pipeline has panicked")
+    }
+}
+
+impl Error for Panicked {}
 
 /// Reports of failures that wait for DataKit; later ones only repeat them.
 const LAST_ERRORS: usize = 16;
@@ -121,38 +136,47 @@ async fn collect(config: &Config) -> Result<()> {
         }
         // Under DataKit it stays, to tell why; a person at a terminal has been told.
         () = all_failed.notified(), if !uploads => Err(anyhow!("no plugin runs")),
-        () = pipeline_ended.notified() => {
-            info!("nobody reads the output any more");
-            Ok(())
+        has_panicked = pipeline_ended.wait() => {
+            if has_panicked {
+                Err(Panicked.into())
+            } else {
+                info!("nobody reads the output any more");
+                Ok(())
+            }
         }
     };
     // Plugins first, then what they sent, then what waits for the receiver.
+    let stopped = tokio::select! {
+        stopped = stop(supervisor, pipeline) => stopped,
+        signal = signals.next() => Err(anyhow!("{signal} while stopping: ending at once")),
+    };
+    backlog.close();
+    end.send_replace(true);
+    if let Some(uploader) = uploader.filter(|_| stopped.is_ok()) {
+        let abort = uploader.abort_handle();
+        tokio::select! {
+            _ = timeout(LAST_CALL, uploader) => {}
+            signal = signals.next() => warn!(signal, "ending at once"),
+        }
+        abort.abort();
+    }
+    let left = ledger.total().queued;
+    if left > 0 {
+        let where_to = if config.spool_dir.is_some() { "spool" } else { "nowhere" };
+        warn!(points = left, where_to, "the receiver did not take all points in time");
+    }
+    backlog.finish();
+    stopped.and(outcome)
+}
+
+/// Returns when all that plugins had to send is through the pipeline.
+async fn stop(supervisor: Supervisor, pipeline: Pipeline) -> Result<()> {
     let stopping = spawn_blocking(move || {
         supervisor.stop();
         pipeline.finish();
     });
-    tokio::select! {
-        stopped = timeout(LAST_CALL, stopping) => {
-            stopped.context("a plugin or the output does not stop")?.context("stop the plugins")?;
-        }
-        signal = signals.next() => bail!("{signal} while stopping: ending at once"),
-    }
-    backlog.close();
-    end.send_replace(true);
-    if let Some(uploader) = uploader {
-        let abort = uploader.abort_handle();
-        tokio::select! {
-            outcome = timeout(LAST_CALL, uploader) => {
-                if outcome.is_err() {
-                    abort.abort();
-                    warn!(points = ledger.total().queued, "points dropped: the receiver did not take them in time");
-                }
-            }
-            signal = signals.next() => warn!(signal, "ending at once"),
-        }
-    }
-    backlog.finish();
-    outcome
+    let stopped = timeout(LAST_CALL, stopping).await;
+    stopped.context("a plugin or the output does not stop")?.context("stop the plugins")
 }
 
 fn outlet(config: &Config, backlog: &Arc<Backlog>) -> Result<Outlet> {

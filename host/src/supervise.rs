@@ -24,7 +24,7 @@ const PARENT: &str = "DATAKIT_EBPF_PARENT";
 const REASON: &str = "DATAKIT_EBPF_RESTARTED_AFTER";
 
 /// What a Rust program that panics exits with.
-const PANICKED: i32 = 101;
+pub(crate) const PANICKED: u8 = 101;
 
 /// What the collector exits with when it uses more than it may.
 pub(crate) const OVER_LIMIT: u8 = 75;
@@ -103,6 +103,8 @@ fn start(reason: Option<&str>) -> Result<Child> {
     if let Some(reason) = reason {
         command.env(REASON, reason);
     }
+    // Ctrl-C reaches this process only, which passes it on once.
+    command.process_group(0);
     command.kill_on_drop(true).spawn().context("start the collector")
 }
 
@@ -129,7 +131,7 @@ async fn pass_on(signals: &mut Signals, child: Option<u32>) {
 /// Anything else was said in words before the exit, and would be said again.
 fn is_crash(status: ExitStatus) -> bool {
     status.signal().is_some()
-        || matches!(status.code(), Some(code) if code == PANICKED || code == i32::from(OVER_LIMIT))
+        || [PANICKED, OVER_LIMIT].iter().any(|code| status.code() == Some(i32::from(*code)))
 }
 
 fn code_of(status: ExitStatus) -> ExitCode {

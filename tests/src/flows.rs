@@ -39,6 +39,14 @@ pub struct Tcp {
     pub closed: i64,
 }
 
+impl Tcp {
+    /// The client's end of one connection that came and went, and sent so much.
+    #[must_use]
+    pub fn once(written: i64) -> Self {
+        Self { read: 0, written, established: 1, closed: 1 }
+    }
+}
+
 /// What the UDP points of an identity add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Udp {

@@ -4,9 +4,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use crate::flows::{Flows, Side, Tcp};
 use crate::hosts::{Family, Hosts, Netns};
+use crate::receiver::Receiver;
 use crate::wait;
 
 /// Both ends of one connection.
@@ -99,6 +101,26 @@ pub fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 impl Hosts {
+    /// One closed connection, in IPv4, that sent so much from the client to the server.
+    #[track_caller]
+    pub fn talk(&self, port: u16, bytes: usize) {
+        self.connect(Family::V4, port).up(bytes);
+        self.settle();
+    }
+
+    /// Waits until the receiver has taken the closing of both ends of a port.
+    #[track_caller]
+    pub fn wait_for_both_ends(&self, receiver: &Receiver, port: u16) {
+        wait::within(Duration::from_mins(3), &format!("port {port} is reported"), || {
+            let seen = receiver.netflow();
+            let closed = |side| self.tcp(&seen, side, port).closed;
+            match (closed(Side::Client), closed(Side::Server)) {
+                (1.., 1..) => Ok(()),
+                other => Err(format!("closed {other:?}")),
+            }
+        });
+    }
+
     /// Listens on the server's address.
     #[track_caller]
     pub fn listen(&self, family: Family, port: u16) -> TcpListener {

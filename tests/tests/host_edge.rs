@@ -9,39 +9,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use system_tests::collector::{Collector, Ledger};
-use system_tests::flows::{Side, Tcp};
-use system_tests::hosts::{Family, Hosts};
+use system_tests::flows::Tcp;
+use system_tests::hosts::Hosts;
 use system_tests::plugins::{PluginFolder, externals};
 use system_tests::receiver::{Answer, Receiver};
 use system_tests::wire::Point;
 use system_tests::{ports, wait, workspace};
-
-/// One closed connection that sent so much from the client to the server.
-fn talk(hosts: &Hosts, port: u16, bytes: usize) {
-    hosts.connect(Family::V4, port).up(bytes);
-    hosts.settle();
-}
-
-fn once(written: i64) -> Tcp {
-    Tcp { read: 0, written, established: 1, closed: 1 }
-}
-
-/// Waits until both ends of a port were taken by the receiver.
-#[track_caller]
-fn wait_for_both_ends(hosts: &Hosts, receiver: &Receiver, port: u16) {
-    wait::within(Duration::from_mins(3), &format!("port {port} is reported"), || {
-        let seen = receiver.netflow();
-        let closed = |side| hosts.tcp(&seen, side, port).closed;
-        match (closed(Side::Client), closed(Side::Server)) {
-            (1.., 1..) => Ok(()),
-            other => Err(format!("closed {other:?}")),
-        }
-    });
-}
 
 #[test]
 fn a_request_on_which_the_receiver_fails_does_not_hold_up_the_others() {
@@ -54,16 +30,16 @@ fn a_request_on_which_the_receiver_fails_does_not_hold_up_the_others() {
         points.iter().any(|point| has(point, "server_port", "6500") && has(point, "netns", &client))
     });
     let collector = Collector::start(&receiver);
-    talk(&hosts, 6500, 1_000);
+    hosts.talk(6500, 1_000);
     wait::until("the receiver has failed", || match receiver.answered(refused) {
         0 => Err("no such request yet".to_owned()),
         _ => Ok(()),
     });
     for port in 6501..6504 {
-        talk(&hosts, port, 12_345);
+        hosts.talk(port, 12_345);
     }
     for port in 6501..6504 {
-        wait_for_both_ends(&hosts, &receiver, port);
+        hosts.wait_for_both_ends(&receiver, port);
     }
     let ledger = collector
         .wait_for_ledger("all others are uploaded", |now| now.queued == 0 && now.balances());
@@ -76,7 +52,7 @@ fn a_request_on_which_the_receiver_fails_does_not_hold_up_the_others() {
     collector.stop();
     let seen = receiver.netflow();
     for port in 6501..6504 {
-        hosts.assert_tcp(&seen, port, once(12_345));
+        hosts.assert_tcp(&seen, port, Tcp::once(12_345));
     }
 }
 
@@ -94,8 +70,8 @@ fn a_receiver_that_fails_on_one_plugins_requests_gets_those_of_the_others() {
         _ => Ok(()),
     });
     for port in [6540, 6541] {
-        talk(&hosts, port, 7_777);
-        wait_for_both_ends(&hosts, &receiver, port);
+        hosts.talk(port, 7_777);
+        hosts.wait_for_both_ends(&receiver, port);
     }
     let ledger = collector.wait_for_ledger("what fails is given up", |now| {
         now.balances() && now.dropped.get("rejected").is_some_and(|count| *count > 0)
@@ -104,7 +80,7 @@ fn a_receiver_that_fails_on_one_plugins_requests_gets_those_of_the_others() {
     collector.stop();
     let seen = receiver.netflow();
     for port in [6540, 6541] {
-        hosts.assert_tcp(&seen, port, once(7_777));
+        hosts.assert_tcp(&seen, port, Tcp::once(7_777));
     }
 }
 
@@ -120,12 +96,12 @@ fn points_arrive_beside_a_last_error(answer: Answer) {
         0 => Err("no post yet".to_owned()),
         _ => Ok(()),
     });
-    talk(&hosts, 6510, 54_321);
-    wait_for_both_ends(&hosts, &receiver, 6510);
+    hosts.talk(6510, 54_321);
+    hosts.wait_for_both_ends(&receiver, 6510);
     let ledger = collector.wait_for_ledger("the counters balance", Ledger::balances);
     assert!(ledger.dropped.values().all(|count| *count == 0), "{ledger:?}");
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6510, once(54_321));
+    hosts.assert_tcp(&receiver.netflow(), 6510, Tcp::once(54_321));
 }
 
 #[test]
@@ -304,14 +280,14 @@ fn an_unknown_flag_is_a_warning_in_the_log_and_the_collector_runs() {
     let receiver = Receiver::start();
     let flags = ["--no-such-flag", "with-value", "--another-one=5"];
     let collector = Collector::setup(&receiver).args(flags).start();
-    talk(&hosts, 6520, 2_222);
+    hosts.talk(6520, 2_222);
     let log = collector.log();
     for flag in ["--no-such-flag", "--another-one"] {
         let warns = |line: &&str| line.contains("WARN") && line.contains(flag);
         assert_eq!(log.lines().filter(warns).count(), 1, "{flag}: {log}");
     }
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6520, once(2_222));
+    hosts.assert_tcp(&receiver.netflow(), 6520, Tcp::once(2_222));
 }
 
 #[test]
@@ -340,8 +316,8 @@ fn a_second_collector_with_the_same_pid_file_refuses_to_start() {
     assert!(errors.lines().any(|line| line.contains(&format!("pid {pid}"))), "{errors}");
 
     assert_eq!(fs::read_to_string(&pidfile).expect("it is still there"), pid);
-    talk(&hosts, 6530, 3_333);
-    wait_for_both_ends(&hosts, &receiver, 6530);
+    hosts.talk(6530, 3_333);
+    hosts.wait_for_both_ends(&receiver, 6530);
     first.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6530, once(3_333));
+    hosts.assert_tcp(&receiver.netflow(), 6530, Tcp::once(3_333));
 }

@@ -33,10 +33,6 @@ fn points_on_disk(collector: &Collector) -> u64 {
     collector.status()["spool"]["points"].as_u64().expect("the status tells of the spool")
 }
 
-fn once(written: i64) -> Tcp {
-    Tcp { read: 0, written, established: 1, closed: 1 }
-}
-
 #[test]
 fn points_survive_a_killed_collector_and_an_absent_receiver() {
     let hosts = Hosts::new();
@@ -55,8 +51,8 @@ fn points_survive_a_killed_collector_and_an_absent_receiver() {
     assert!(ledger.balances() && ledger.dropped.is_empty(), "{ledger:?}");
     second.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6500, once(11_111));
-    hosts.assert_tcp(&seen, 6510, once(22_222));
+    hosts.assert_tcp(&seen, 6500, Tcp::once(11_111));
+    hosts.assert_tcp(&seen, 6510, Tcp::once(22_222));
 }
 
 #[test]
@@ -72,7 +68,7 @@ fn what_a_stopped_collector_could_not_deliver_is_delivered_by_the_next() {
     let second = with_spool(&receiver, &spool).start();
     second.wait_for_ledger("all is uploaded", |now| now.queued == 0 && now.uploaded >= 4);
     second.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6520, once(33_333));
+    hosts.assert_tcp(&receiver.netflow(), 6520, Tcp::once(33_333));
 }
 
 #[test]

@@ -4,55 +4,31 @@
 use std::fs;
 use std::net::TcpStream;
 use std::thread;
-use std::time::Duration;
 
 use system_tests::collector::{Collector, Ledger};
-use system_tests::flows::{Side, Tcp};
+use system_tests::flows::Tcp;
 use system_tests::hosts::{Family, Hosts};
 use system_tests::receiver::{Answer, Receiver};
 use system_tests::tcp::accept;
 use system_tests::{ports, wait};
-
-/// One closed connection that sent so much from the client to the server.
-fn talk(hosts: &Hosts, port: u16, bytes: usize) {
-    hosts.connect(Family::V4, port).up(bytes);
-    hosts.settle();
-}
-
-fn once(written: i64) -> Tcp {
-    Tcp { read: 0, written, established: 1, closed: 1 }
-}
-
-/// Waits until both ends of a port were taken by the receiver.
-#[track_caller]
-fn wait_for_both_ends(hosts: &Hosts, receiver: &Receiver, port: u16) {
-    wait::within(Duration::from_mins(3), &format!("port {port} is reported"), || {
-        let seen = receiver.netflow();
-        let closed = |side| hosts.tcp(&seen, side, port).closed;
-        match (closed(Side::Client), closed(Side::Server)) {
-            (1.., 1..) => Ok(()),
-            other => Err(format!("closed {other:?}")),
-        }
-    });
-}
 
 #[test]
 fn nothing_is_lost_while_the_receiver_is_down_at_first() {
     let hosts = Hosts::new();
     let receiver = Receiver::closed();
     let collector = Collector::start(&receiver);
-    talk(&hosts, 6000, 11_111);
+    hosts.talk(6000, 11_111);
     collector.wait_for_ledger("points wait for the receiver", |ledger| ledger.queued > 0);
     receiver.open();
-    wait_for_both_ends(&hosts, &receiver, 6000);
-    talk(&hosts, 6001, 22_222);
+    hosts.wait_for_both_ends(&receiver, 6000);
+    hosts.talk(6001, 22_222);
     let ledger =
         collector.wait_for_ledger("all is uploaded", |now| now.queued == 0 && now.balances());
     assert!(ledger.dropped.is_empty() || ledger.dropped.values().all(|n| *n == 0), "{ledger:?}");
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6000, once(11_111));
-    hosts.assert_tcp(&seen, 6001, once(22_222));
+    hosts.assert_tcp(&seen, 6000, Tcp::once(11_111));
+    hosts.assert_tcp(&seen, 6001, Tcp::once(22_222));
 }
 
 #[test]
@@ -61,15 +37,15 @@ fn a_refused_upload_is_repeated_until_it_is_taken_and_no_longer() {
     let receiver = Receiver::start();
     receiver.answer(Answer::Refuse(500));
     let collector = Collector::start(&receiver);
-    talk(&hosts, 6010, 33_333);
+    hosts.talk(6010, 33_333);
     wait::until("the receiver has refused", || match receiver.answered(Answer::Refuse(500)) {
         0 => Err("no request yet".to_owned()),
         _ => Ok(()),
     });
     receiver.answer(Answer::Take);
-    wait_for_both_ends(&hosts, &receiver, 6010);
+    hosts.wait_for_both_ends(&receiver, 6010);
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6010, once(33_333));
+    hosts.assert_tcp(&receiver.netflow(), 6010, Tcp::once(33_333));
 }
 
 #[test]
@@ -78,18 +54,18 @@ fn what_the_receiver_will_never_take_is_dropped_and_counted() {
     let receiver = Receiver::start();
     receiver.answer(Answer::Refuse(400));
     let collector = Collector::start(&receiver);
-    talk(&hosts, 6020, 44_444);
+    hosts.talk(6020, 44_444);
     let dropped = |ledger: &Ledger| ledger.dropped.values().sum::<u64>();
     collector.wait_for_ledger("refused points are counted", |ledger| dropped(ledger) >= 2);
     receiver.answer(Answer::Take);
-    talk(&hosts, 6021, 55_555);
-    wait_for_both_ends(&hosts, &receiver, 6021);
+    hosts.talk(6021, 55_555);
+    hosts.wait_for_both_ends(&receiver, 6021);
     let ledger = collector.wait_for_ledger("the counters balance", Ledger::balances);
     assert!(ledger.uploaded >= 2 && dropped(&ledger) >= 2, "{ledger:?}");
     assert!(ledger.dropped.keys().all(|reason| !reason.is_empty()), "{ledger:?}");
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6021, once(55_555));
+    hosts.assert_tcp(&seen, 6021, Tcp::once(55_555));
     hosts.assert_nothing_on(&seen, 6020);
 }
 
@@ -99,7 +75,7 @@ fn a_receiver_that_hangs_delays_points_but_stops_no_counting() {
     let receiver = Receiver::start();
     receiver.answer(Answer::Hang);
     let collector = Collector::start(&receiver);
-    talk(&hosts, 6030, 66_666);
+    hosts.talk(6030, 66_666);
     wait::until("an upload hangs", || match receiver.answered(Answer::Hang) {
         0 => Err("no request yet".to_owned()),
         _ => Ok(()),
@@ -107,18 +83,18 @@ fn a_receiver_that_hangs_delays_points_but_stops_no_counting() {
     // The kernel's events and the flushes go on behind the upload that hangs.
     let before = collector.ledger();
     for port in 6031..6040 {
-        talk(&hosts, port, 1_000);
+        hosts.talk(port, 1_000);
     }
     collector.wait_for_ledger("points are still made", |now| now.emitted >= before.emitted + 18);
     receiver.answer(Answer::Take);
     for port in 6030..6040 {
-        wait_for_both_ends(&hosts, &receiver, port);
+        hosts.wait_for_both_ends(&receiver, port);
     }
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6030, once(66_666));
+    hosts.assert_tcp(&seen, 6030, Tcp::once(66_666));
     for port in 6031..6040 {
-        hosts.assert_tcp(&seen, port, once(1_000));
+        hosts.assert_tcp(&seen, port, Tcp::once(1_000));
     }
 }
 
@@ -131,7 +107,7 @@ fn sigterm_delivers_what_happened_just_before_and_cleans_up() {
     let pidfile = collector.pidfile();
     let pid = fs::read_to_string(&pidfile).expect("a running collector has a pid file");
     assert_eq!(pid, collector.pid().to_string());
-    talk(&hosts, 6041, 88_888);
+    hosts.talk(6041, 88_888);
     let open = hosts.connect(Family::V6, 6040);
     open.up(77_777);
     let status = collector.terminate();
@@ -139,7 +115,7 @@ fn sigterm_delivers_what_happened_just_before_and_cleans_up() {
     assert!(!pidfile.exists(), "the pid file is gone");
 
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6041, once(88_888));
+    hosts.assert_tcp(&seen, 6041, Tcp::once(88_888));
     let live = Tcp { read: 0, written: 77_777, established: 1, closed: 0 };
     hosts.assert_tcp(&seen, 6040, live);
     drop(open);
@@ -150,7 +126,7 @@ fn sigterm_does_not_wait_for_a_receiver_that_is_gone() {
     let hosts = Hosts::new();
     let receiver = Receiver::closed();
     let mut collector = Collector::start(&receiver);
-    talk(&hosts, 6042, 1_000);
+    hosts.talk(6042, 1_000);
     assert_eq!(collector.terminate().code(), Some(0));
 }
 
@@ -177,7 +153,7 @@ fn a_request_holds_at_most_256_points() {
     assert!(sizes.contains(&256), "800 points at once fill a request: {sizes:?}");
     let seen = receiver.netflow();
     for port in 30_000..30_000 + PORTS {
-        hosts.assert_tcp(&seen, port, once(0));
+        hosts.assert_tcp(&seen, port, Tcp::once(0));
     }
 }
 
@@ -186,7 +162,7 @@ fn requests_are_what_datakit_expects() {
     let hosts = Hosts::new();
     let receiver = Receiver::start();
     let collector = Collector::start(&receiver);
-    talk(&hosts, 6050, 1_000);
+    hosts.talk(6050, 1_000);
     collector.stop();
     let requests = receiver.requests();
     let mut netflow = requests.iter().filter(|r| r.points.iter().any(|p| p.name == "netflow"));
@@ -227,10 +203,10 @@ fn all_arguments_that_datakit_can_pass_are_accepted_with_an_empty_environment() 
     ];
     let setup = Collector::setup(&receiver).args(between.concat());
     let collector = setup.tags("k1=v1;k2=v2").start();
-    talk(&hosts, 6060, 1_234);
+    hosts.talk(6060, 1_234);
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6060, once(1_234));
+    hosts.assert_tcp(&seen, 6060, Tcp::once(1_234));
     for (tag, value) in [("k1", "v1"), ("k2", "v2"), ("service", "ebpf")] {
         assert_eq!(seen.values(tag), [value].into());
     }
@@ -258,6 +234,6 @@ fn counters_balance_and_no_event_is_lost_under_load() {
     collector.stop();
     let seen = receiver.netflow();
     for port in 6100..6200 {
-        hosts.assert_tcp(&seen, port, once(0));
+        hosts.assert_tcp(&seen, port, Tcp::once(0));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
+use reqwest::redirect::Policy;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -55,6 +56,7 @@ impl Client {
         rustls::crypto::ring::default_provider().install_default().ok();
         let mut client = reqwest::Client::builder()
             .no_proxy()
+            .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -86,6 +88,9 @@ impl Client {
             | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::SERVICE_UNAVAILABLE => {
                 Err(UploadError::Away(anyhow!("{status}: {text}")))
+            }
+            _ if status.is_redirection() => {
+                Err(UploadError::Away(anyhow!("{status}: this is not DataKit's address")))
             }
             _ if status.is_server_error() => Err(UploadError::Failing(anyhow!("{status}: {text}"))),
             _ => Err(UploadError::Refused(status)),

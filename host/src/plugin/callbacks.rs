@@ -9,7 +9,7 @@ use plugin_api::loading::HostApi;
 use plugin_api::{Level, LogField, Points};
 use tracing::{debug, error, info, warn};
 
-use crate::pipeline::Inbox;
+use crate::pipeline::inbox::Inbox;
 use crate::pipeline::ledger::Account;
 use crate::plugin::supervisor::Request;
 

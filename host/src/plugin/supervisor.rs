@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::pipeline::Inbox;
+use crate::pipeline::inbox::Inbox;
 use crate::pipeline::ledger::Ledger;
 use crate::plugin::callbacks::Callbacks;
 use crate::plugin::loader;

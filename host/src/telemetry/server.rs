@@ -17,9 +17,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::pipeline::Rates;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
+use crate::pipeline::rates::Rates;
 use crate::plugin::supervisor::{Report, Request};
 use crate::telemetry::metrics;
 use crate::telemetry::usage::Usage;
