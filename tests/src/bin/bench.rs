@@ -1,12 +1,14 @@
 //! What the collector costs: the same load with and without it, in turn, and what its BPF programs
 //! took. In: a number of rounds. Out: a table; medians, and the spread in brackets.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::Ebpf;
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
 use serde_json::Value;
 use system_tests::collector::Collector;
 use system_tests::hosts::Hosts;
@@ -60,12 +62,14 @@ fn start(receiver: &Receiver) -> Collector {
     Collector::setup(receiver).args(["--include-loopback"]).start()
 }
 
-/// What each program took, by the kernel's own statistics, which cost time themselves.
+/// What each program took, by the kernel's own statistics. They cost time themselves: `nothing`
+/// does nothing, on each packet received, and shows how much.
 fn programs(loads: &[Load<'_>]) {
     println!("\nBPF programs under each load (kernel.bpf_stats_enabled=1, its own cost included)");
     for (name, load) in loads {
         let receiver = Receiver::start();
         let collector = start(&receiver);
+        let _nothing = Nothing::attach();
         statistics(true);
         let before = Instant::now();
         let per_second = load();
@@ -78,6 +82,38 @@ fn programs(loads: &[Load<'_>]) {
             println!("  {program:<22} {runs:>9} runs  {:>6.0} ns each", ns / runs);
         }
     }
+}
+
+/// The program `nothing`, attached until this is dropped.
+struct Nothing {
+    _ebpf: Ebpf,
+}
+
+impl Nothing {
+    fn attach() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let object = folder.path().join("nothing.bpf.o");
+        let source = system_tests::program("nothing.bpf.c");
+        let mut clang = Command::new("clang");
+        clang.args(["-target", "bpf", "-O2", "-g", "-c"]).arg(source).arg("-o").arg(&object);
+        system_tests::process::run(&mut clang);
+        let mut ebpf = Ebpf::load_file(object).expect("it is valid");
+        let program: &mut CgroupSkb = ebpf
+            .program_mut("nothing")
+            .and_then(|program| program.try_into().ok())
+            .expect("it is in there");
+        program.load().expect("it does nothing");
+        program
+            .attach(cgroup_root(), CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)
+            .expect("root may attach it");
+        Self { _ebpf: ebpf }
+    }
+}
+
+fn cgroup_root() -> File {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("it is mounted");
+    File::open(line.split(' ').nth(4).expect("a mount has a place")).expect("root may look")
 }
 
 /// Memory, and CPU of one report, with many connections open.
