@@ -8,6 +8,8 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 EXTERNALS := $(CURDIR)/dist/externals
 PLUGINS := ebpf-net
+# Tests run as root, and root takes plugins from root only.
+ROOT_EXTERNALS := $(TARGET)/externals
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # Debian's names of what each command needs.
@@ -19,11 +21,14 @@ CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 2>/dev/null)
 
-.PHONY: run test check build package bench clean need-build need-test need-bench need-check
+.PHONY: run test check build package bench clean root-externals need-build need-test need-bench \
+	need-check
 
-## run: this host's live traffic on the terminal, loopback included; needs no backend
+## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
+## builds a plugin here and runs it as root trusts it.
 run: build
-	@$(SUDO) $(EXTERNALS)/datakit-ebpf run --enabled ebpf-net --output console --include-loopback
+	@$(SUDO) $(EXTERNALS)/datakit-ebpf run --enabled ebpf-net --output console --include-loopback \
+		--trust-any-plugin
 
 ## build: dist/externals, ready to be put into DataKit's externals folder
 build: need-build
@@ -40,15 +45,15 @@ package: build
 	tar -C dist --owner=0 --group=0 --numeric-owner -czf dist/datakit-ebpf-$$(uname -m).tar.gz externals
 
 ## test: everything, as root: unit tests, then the real host with real plugins and real traffic
-test: build need-test
-	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(EXTERNALS) \
+test: build need-test root-externals
+	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) \
 		$(CARGO) test --release --locked --workspace --no-fail-fast 2>&1 \
 		| awk '/^test result: / { passed += $$4; failed += $$6 } { print; fflush() } \
 			END { printf "%d passed, %d failed\n", passed, failed; exit failed > 0 }'
 
 ## bench: what it costs, with and without in turn; ROUNDS=5
-bench: build need-test need-bench
-	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(EXTERNALS) \
+bench: build need-test need-bench root-externals
+	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) \
 		$(CARGO) run --release --locked --quiet -p system-tests --bin bench -- $(ROUNDS)
 
 ## check: formats, lints and documentation
@@ -65,6 +70,10 @@ check: need-build need-check
 		if $(CARGO) deny fetch db 2>/dev/null; then $(CARGO) deny check advisories; \
 		else echo 'no advisory database can be had here: advisories are not checked'; fi; \
 	fi
+
+root-externals: build
+	$(SUDO) rm -rf $(ROOT_EXTERNALS)
+	$(SUDO) cp -r $(EXTERNALS) $(ROOT_EXTERNALS)
 
 clean:
 	$(CARGO) clean
