@@ -8,4 +8,4 @@ __attribute__((section("cgroup_skb/ingress"), used)) int nothing(void *packet)
 	return 1;
 }
 
-__attribute__((section("license"), used)) char license[] = "Dual MIT/GPL";
+__attribute__((section("license"), used)) char LICENSE[] = "Dual MIT/GPL";
