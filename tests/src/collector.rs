@@ -189,6 +189,11 @@ impl Collector {
         self.child.id()
     }
 
+    /// Where it serves its status.
+    pub fn status_address(&self) -> SocketAddr {
+        self.status
+    }
+
     /// Its pid file.
     pub fn pidfile(&self) -> PathBuf {
         self.folder.path().join("pid")
