@@ -283,7 +283,10 @@ impl Collector {
     /// Ends it as an operator would: everything is flushed and uploaded, and the exit code is 0.
     #[track_caller]
     pub fn stop(mut self) {
+        let before = self.get("/status");
         let status = self.terminate();
+        // Shown when an assertion that follows fails.
+        println!("--- before the stop: {before:?}\n--- the collector's log:\n{}", self.log());
         assert!(status.success(), "after SIGTERM: {status}");
     }
 

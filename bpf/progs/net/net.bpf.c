@@ -26,8 +26,7 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-SEC("tp_btf/inet_sock_set_state")
-int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
+static __always_inline int handle_state(struct sock *sk, int oldstate, int newstate)
 {
 	if (sk->sk_protocol != IPPROTO_TCP)
 		return 0;
@@ -40,6 +39,23 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 	else if (newstate == TCP_LISTEN)
 		handle_start(sk, ROLE_LISTENER);
 	return 0;
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
+{
+	return handle_state(sk, oldstate, newstate);
+}
+
+/*
+ * The same once more. The kernel skips a program that is interrupted, or preempted,
+ * by something that would run it again on the same CPU; the two are hardly ever
+ * caught together, and the second to see a change finds nothing left to do.
+ */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(state_again, struct sock *sk, int oldstate, int newstate)
+{
+	return handle_state(sk, oldstate, newstate);
 }
 
 SEC("cgroup/sock_release")

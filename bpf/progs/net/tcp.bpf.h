@@ -207,6 +207,9 @@ static __always_inline void handle_established(struct sock *sk, int oldstate, in
 		count(COUNTER_CONNS_REFUSED, 1);
 		return;
 	}
+	/* Seen already: see state_again. */
+	if (conn->role == ROLE_ACCEPTOR && (conn->life & LIFE_ESTABLISHED))
+		return;
 	conn->family = tuple_of_sock(sk, &conn->tuple);
 	if (conn->role != ROLE_CONNECTOR && oldstate == TCP_SYN_RECV) {
 		conn->role = ROLE_ACCEPTOR;

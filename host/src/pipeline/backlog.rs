@@ -91,10 +91,12 @@ impl Backlog {
     /// The oldest entry, when there is one; `None` once the backlog is closed and empty.
     pub(crate) async fn pop(&self) -> Option<Entry> {
         loop {
+            // Asked first: what was pushed before the closing is still popped.
+            let is_closed = self.is_closed.load(Ordering::Acquire);
             if let Some(entry) = self.try_pop() {
                 return Some(entry);
             }
-            if self.is_closed.load(Ordering::Acquire) {
+            if is_closed {
                 return None;
             }
             self.arrived.notified().await;

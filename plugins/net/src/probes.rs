@@ -16,6 +16,11 @@ pub(crate) const PROBES: &[Probe] = &[
         }],
     },
     Probe {
+        name: "TCP state change, again",
+        need: Need::Optional("state changes in the middle of another one on the same CPU"),
+        ways: &[Way { program: "state_again", hook: Hook::Tracepoint("inet_sock_set_state") }],
+    },
+    Probe {
         name: SOCKET_RELEASE,
         need: Need::Optional("the process behind connections that were reset early"),
         ways: &[Way { program: "sock_release", hook: Hook::Socket("sock_release") }],
