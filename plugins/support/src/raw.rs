@@ -120,8 +120,8 @@ where
 /// Gives memory that was freed back to the system: parsing kernel types takes tens of megabytes
 /// once, which would otherwise stay with the process.
 pub(crate) fn trim_heap() {
-    // SAFETY: has no precondition; glibc takes its own locks.
     #[cfg(target_env = "gnu")]
+    // SAFETY: has no precondition; glibc takes its own locks.
     unsafe {
         libc::malloc_trim(0);
     }
