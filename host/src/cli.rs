@@ -120,6 +120,9 @@ fn other_command(
 
 fn plugin_command(matches: &ArgMatches, default_plugin_dir: &Path) -> Command {
     let trusts_any = matches.get_flag(TRUST_ANY);
+    if matches.subcommand_name() == Some("host") {
+        return Command::Plugin(PluginCommand::Host);
+    }
     let path = |matches: &ArgMatches, name| matches.get_one::<PathBuf>(name).cloned();
     Command::Plugin(match matches.subcommand() {
         Some((verb, matches)) if verb != "list" => {
@@ -174,7 +177,13 @@ fn app(options: &Options) -> clap::Command {
         )
         .subcommand(verb("inspect", "Show what a file says of itself, without running it"))
         .subcommand(verb("check", "Load, start and stop a plugin in a process of its own"))
-        .subcommand(verb("try", "What check runs in that process").hide(true));
+        .subcommand(verb("try", "What check runs in that process").hide(true))
+        .subcommand(
+            clap::Command::new("host")
+                .about("The process of an isolated plugin; started by run")
+                .arg(Arg::new("name"))
+                .hide(true),
+        );
     clap::Command::new(NAME)
         .about("Collects what this host says on its network, and hands it to DataKit")
         .subcommand(run)

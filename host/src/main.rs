@@ -27,17 +27,30 @@ mod run;
 mod supervise;
 mod telemetry;
 
-fn collect(config: &config::Config) -> anyhow::Result<ExitCode> {
-    if supervise::is_wanted(config) {
+fn command() -> cli::Command {
+    cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir())
+}
+
+/// The configuration as it stands now.
+fn read_again() -> anyhow::Result<config::Config> {
+    match command() {
+        cli::Command::Run(config) => Ok(*config),
+        cli::Command::Fail(sentence) => Err(anyhow::anyhow!(sentence)),
+        _ => anyhow::bail!("the command line has changed"),
+    }
+}
+
+fn collect(config: config::Config) -> anyhow::Result<ExitCode> {
+    if supervise::is_wanted(&config) {
         return supervise::run();
     }
     supervise::follow_parent()?;
-    run::run(config)?;
+    run::run(config, read_again)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
-    match cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir()) {
+    match command() {
         cli::Command::Print(text) => {
             say(format_args!("{}", text.trim_end_matches('\n')));
             ExitCode::SUCCESS
@@ -47,12 +60,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         cli::Command::Plugin(command) => plugin::command::carry_out(&command),
-        cli::Command::Run(config) => match collect(&config) {
+        cli::Command::Run(config) => match collect(*config) {
             Ok(code) => code,
             Err(error) => {
-                if config.log.is_some() {
-                    tracing::error!("{error:#}");
-                }
                 say_error(format_args!("datakit-ebpf: {error:#}"));
                 if error.is::<run::Panicked>() {
                     return ExitCode::from(supervise::PANICKED);

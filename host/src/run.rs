@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use flume::Sender;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, Output};
 use crate::last_error;
@@ -26,13 +25,16 @@ use crate::pipeline::enrich::Enricher;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::outlet::Outlet;
 use crate::pipeline::upload::{Client, Uploader};
-use crate::pipeline::{Pipeline, Stages};
+use crate::pipeline::{Pipeline, Treatment};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
 use crate::supervise;
 use crate::telemetry::{log, server};
 
 /// How long plugins may take to stop, and then the rest of the queue to be uploaded.
 const LAST_CALL: Duration = Duration::from_secs(10);
+
+/// How much of that plugins may take.
+const PLUGINS_STOP_IN: Duration = Duration::from_secs(7);
 
 /// The pipeline has ended in a panic, which is for the supervising process to know.
 #[derive(Debug)]
@@ -49,9 +51,9 @@ impl Error for Panicked {}
 /// Reports of failures that wait for DataKit; later ones only repeat them.
 const LAST_ERRORS: usize = 16;
 
-/// Runs until SIGTERM, SIGINT or SIGHUP.
-pub(crate) fn run(config: &Config) -> Result<()> {
-    start_log(config)?;
+/// Runs until SIGTERM or SIGINT; at SIGHUP `read_again` has the configuration from then on.
+pub(crate) fn run(config: Config, read_again: impl Fn() -> Result<Config>) -> Result<()> {
+    start_log(&config)?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -61,9 +63,15 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     }
     // One thread is enough: the runtime only waits for the network.
     let runtime = Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    let outcome = runtime.block_on(collect(config));
+    let logs_to_file = config.log.is_some();
+    let outcome = runtime.block_on(collect(config, read_again));
     // A plugin that does not stop must not keep us.
     runtime.shutdown_background();
+    if let Err(error) = &outcome
+        && logs_to_file
+    {
+        error!("{error:#}");
+    }
     outcome
 }
 
@@ -79,7 +87,7 @@ fn start_log(config: &Config) -> Result<()> {
     log::start(None, filter)
 }
 
-async fn collect(config: &Config) -> Result<()> {
+async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Result<()> {
     let started = Instant::now();
     let mut signals = Signals::install()?;
     let ledger = Arc::<Ledger>::default();
@@ -103,24 +111,24 @@ async fn collect(config: &Config) -> Result<()> {
         tokio::spawn(last_error::run(client, reports));
     }
 
-    let enricher = Enricher::new(&config.tags, config.hostname.as_deref(), &config.service);
-    let stages = Stages {
-        sampling: config.sampling,
-        tells_rate: config.sampling_field,
-        enricher,
-        outlet: outlet(config, &backlog)?,
-    };
-    let pipeline = Pipeline::start(stages)?;
+    let outlet = outlet(&config, &backlog)?;
+    let pipeline = Pipeline::start(treatment(&config), outlet)?;
     let pipeline_ended = pipeline.ended();
-    let all_failed = Arc::new(Notify::new());
-    let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
-    let supervisor = Supervisor::start(config, surroundings)?;
+    let supervisor = Arc::new(Supervisor::new(Surroundings {
+        inbox: pipeline.inbox(),
+        ledger: Arc::clone(&ledger),
+        maps: Arc::default(),
+        on_failure: Box::new(move |text| {
+            // Without DataKit nobody listens, and with a full channel it has enough to read.
+            last_errors.try_send(text.to_owned()).ok();
+        }),
+    }));
+    supervisor.apply(&config)?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
 
     if let Some(address) = config.status_listen.clone() {
-        let supervisor = supervisor.requests();
         let (ledger, backlog) = (Arc::clone(&ledger), Arc::clone(&backlog));
-        let rates = pipeline.rates();
+        let (supervisor, rates) = (Arc::clone(&supervisor), pipeline.rates());
         let sources = server::Sources { supervisor, ledger, backlog, rates, started };
         tokio::spawn(async move {
             if let Err(error) = server::serve(&address, sources).await {
@@ -129,19 +137,25 @@ async fn collect(config: &Config) -> Result<()> {
         });
     }
 
-    let outcome = tokio::select! {
-        signal = signals.next() => {
-            info!(signal, "collector ends");
-            Ok(())
-        }
-        // Under DataKit it stays, to tell why; a person at a terminal has been told.
-        () = all_failed.notified(), if !uploads => Err(anyhow!("no plugin runs")),
-        has_panicked = pipeline_ended.wait() => {
-            if has_panicked {
-                Err(Panicked.into())
-            } else {
+    let mut config = config;
+    let outcome = loop {
+        tokio::select! {
+            signal = signals.next() => {
+                // A terminal that was closed ends us in order.
+                if signal != RELOAD || config.output == Output::Console {
+                    info!(signal, "collector ends");
+                    break Ok(());
+                }
+                config = reload(config, &read_again, &pipeline, &supervisor);
+            }
+            // Under DataKit it stays, to tell why; a person at a terminal has been told.
+            () = supervisor.watch(!uploads) => break Err(anyhow!("no plugin runs")),
+            has_panicked = pipeline_ended.wait() => {
+                if has_panicked {
+                    break Err(Panicked.into());
+                }
                 info!("nobody reads the output any more");
-                Ok(())
+                break Ok(());
             }
         }
     };
@@ -166,17 +180,61 @@ async fn collect(config: &Config) -> Result<()> {
         warn!(points = left, where_to, "the receiver did not take all points in time");
     }
     backlog.finish();
-    stopped.and(outcome)
+    stopped.flatten().and(outcome)
 }
 
-/// Returns when all that plugins had to send is through the pipeline.
-async fn stop(supervisor: Supervisor, pipeline: Pipeline) -> Result<()> {
+/// Puts what has changed in the configuration into effect; what has not goes on untouched.
+fn reload(
+    config: Config,
+    read_again: impl Fn() -> Result<Config>,
+    pipeline: &Pipeline,
+    supervisor: &Supervisor,
+) -> Config {
+    let changed = read_again().and_then(|mut new| {
+        for option in new.keep_what_stays(&config) {
+            warn!(option, "option was changed, which takes effect at the next start");
+        }
+        supervisor.apply(&new)?;
+        Ok(new)
+    });
+    match changed {
+        Ok(new) => {
+            for warning in new.warnings.iter().filter(|text| !config.warnings.contains(text)) {
+                warn!("{warning}");
+            }
+            if let Err(error) = log::set_level(new.log_level.filter()) {
+                warn!(error = %format!("{error:#}"), "log level stays");
+            }
+            pipeline.change(treatment(&new));
+            info!(enabled = ?new.enabled, "configuration was read again");
+            new
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            error!(error, "configuration cannot be read again, the old one stays");
+            config
+        }
+    }
+}
+
+fn treatment(config: &Config) -> Treatment {
+    Treatment {
+        sampling: config.sampling,
+        tells_rate: config.sampling_field,
+        enricher: Enricher::new(&config.tags, config.hostname.as_deref(), &config.service),
+    }
+}
+
+/// Returns when all that plugins had to send is through the pipeline; within, which plugins have
+/// not stopped.
+async fn stop(supervisor: Arc<Supervisor>, pipeline: Pipeline) -> Result<Result<()>> {
     let stopping = spawn_blocking(move || {
-        supervisor.stop();
+        let stopped = supervisor.stop(PLUGINS_STOP_IN);
         pipeline.finish();
+        stopped
     });
     let stopped = timeout(LAST_CALL, stopping).await;
-    stopped.context("a plugin or the output does not stop")?.context("stop the plugins")
+    stopped.context("the output does not stop")?.context("stop the plugins")
 }
 
 fn outlet(config: &Config, backlog: &Arc<Backlog>) -> Result<Outlet> {
@@ -189,25 +247,10 @@ fn outlet(config: &Config, backlog: &Arc<Backlog>) -> Result<Outlet> {
     })
 }
 
-fn surroundings(
-    pipeline: &Pipeline,
-    ledger: &Arc<Ledger>,
-    last_errors: Sender<String>,
-    all_failed: &Arc<Notify>,
-) -> Surroundings {
-    let all_failed = Arc::clone(all_failed);
-    Surroundings {
-        inbox: pipeline.inbox(),
-        ledger: Arc::clone(ledger),
-        on_failure: Box::new(move |text| {
-            // Without DataKit nobody listens, and with a full channel it has enough to read.
-            last_errors.try_send(text.to_owned()).ok();
-        }),
-        on_all_failed: Box::new(move || all_failed.notify_one()),
-    }
-}
+/// The signal at which the configuration is read again.
+pub(crate) const RELOAD: &str = "SIGHUP";
 
-/// The signals that end the process.
+/// The signals that the process reacts to.
 pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -220,7 +263,6 @@ impl Signals {
         Ok(Self {
             terminate: install(SignalKind::terminate()).context("handle SIGTERM")?,
             interrupt: install(SignalKind::interrupt()).context("handle SIGINT")?,
-            // A terminal that was closed ends us in order too.
             hangup: install(SignalKind::hangup()).context("handle SIGHUP")?,
         })
     }
@@ -230,7 +272,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.hangup.recv() => RELOAD,
         }
     }
 }

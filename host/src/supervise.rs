@@ -5,17 +5,17 @@
 use std::env;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{self, ExitCode, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::process::{Child, Command};
 use tokio::runtime::Builder;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, Supervise};
-use crate::run::Signals;
+use crate::run::{RELOAD, Signals};
 
 /// Says to the child who its parent is, and that it is one.
 const PARENT: &str = "DATAKIT_EBPF_PARENT";
@@ -62,6 +62,11 @@ pub(crate) fn follow_parent() -> Result<()> {
     Ok(())
 }
 
+/// Has `command` start a process that ends with this one.
+pub(crate) fn as_child(command: &mut process::Command) -> &mut process::Command {
+    command.env(PARENT, process::id().to_string())
+}
+
 /// Runs the collector until it ends in order, or is told to.
 pub(crate) fn run() -> Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build().context("start tokio")?;
@@ -76,10 +81,15 @@ async fn supervise() -> Result<ExitCode> {
         let started = Instant::now();
         let mut child = start(reason.as_deref())?;
         let id = child.id();
-        let status = tokio::select! {
-            status = child.wait() => status.context("wait for the collector")?,
-            () = pass_on(&mut signals, id) => {
-                return Ok(code_of(last_words(&mut child, &mut signals).await?));
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status.context("wait for the collector")?,
+                signal = signals.next() => {
+                    pass_on(signal, id);
+                    if signal != RELOAD {
+                        return Ok(code_of(last_words(&mut child, &mut signals).await?));
+                    }
+                }
             }
         };
         if !is_crash(status) {
@@ -89,9 +99,11 @@ async fn supervise() -> Result<ExitCode> {
         if started.elapsed() > RAN_WELL {
             pause = FIRST_PAUSE;
         }
-        tokio::select! {
-            () = sleep(pause) => {}
-            _ = signals.next() => return Ok(code_of(status)),
+        let over = Instant::now() + pause;
+        while let Ok(signal) = timeout_at(over, signals.next()).await {
+            if signal != RELOAD {
+                return Ok(code_of(status));
+            }
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -99,7 +111,7 @@ async fn supervise() -> Result<ExitCode> {
 
 fn start(reason: Option<&str>) -> Result<Child> {
     let mut command = Command::new(env::current_exe().context("find the own executable")?);
-    command.args(env::args_os().skip(1)).env(PARENT, std::process::id().to_string());
+    command.args(env::args_os().skip(1)).env(PARENT, process::id().to_string());
     if let Some(reason) = reason {
         command.env(REASON, reason);
     }
@@ -114,14 +126,17 @@ async fn last_words(child: &mut Child, signals: &mut Signals) -> Result<ExitStat
         let id = child.id();
         tokio::select! {
             status = child.wait() => return status.context("wait for the collector"),
-            () = pass_on(signals, id) => {}
+            signal = signals.next() => pass_on(signal, id),
         }
     }
 }
 
-async fn pass_on(signals: &mut Signals, child: Option<u32>) {
-    let name = signals.next().await;
-    let signal = if name == "SIGINT" { Signal::INT } else { Signal::TERM };
+fn pass_on(signal: &str, child: Option<u32>) {
+    let signal = match signal {
+        RELOAD => Signal::HUP,
+        "SIGINT" => Signal::INT,
+        _ => Signal::TERM,
+    };
     if let Some(pid) = child.and_then(|pid| Pid::from_raw(pid as i32)) {
         // It may have ended by itself just now.
         kill_process(pid, signal).ok();

@@ -66,6 +66,14 @@ extern "C" fn new_plugin<P: Plugin>(
     })
 }
 
+/// What the sentence begins with that a call returns when it has panicked.
+const PANIC: &str = "panic in ";
+
+/// Whether a plugin's call has panicked, rather than said why it cannot do what it was asked.
+pub fn is_panic(error: &str) -> bool {
+    error.starts_with(PANIC)
+}
+
 struct Guarded<P>(P);
 
 impl<P: Plugin> PluginApi for Guarded<P> {
@@ -93,7 +101,7 @@ fn guard<T>(call: &str, body: impl FnOnce() -> Result<T, PluginError>) -> RResul
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(result) => result.into(),
         Err(panic) => RResult::RErr(PluginError::new(format_args!(
-            "panic in {call}: {}",
+            "{PANIC}{call}: {}",
             panic_text(panic.as_ref())
         ))),
     }

@@ -1,7 +1,9 @@
 //! What a plugin may ask of the host. No call blocks: a plugin that reads a kernel ring must
 //! never wait for the network.
 
-use std::fmt::Display;
+use std::fmt::{self, Debug, Display};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use abi_stable::StableAbi;
 use abi_stable::sabi_trait::TD_Opaque;
@@ -48,6 +50,12 @@ pub struct Host {
     inner: HostApi_TO<RArc<()>>,
 }
 
+impl Debug for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Host")
+    }
+}
+
 impl Host {
     /// Wraps the host's implementation; called by the host.
     pub fn new(host: impl HostApi) -> Self {
@@ -69,5 +77,26 @@ impl Host {
     /// The host marks it as failed, with `reason`, and keeps running.
     pub fn fail(&self, reason: impl Display) {
         self.inner.fail(reason.to_string().as_str().into());
+    }
+
+    /// Promises that the calling thread calls this again `within` that time. If it does not, the
+    /// host says that the plugin makes no progress. `None` takes the promise back.
+    pub fn expect(&self, within: Option<Duration>) {
+        // 0 is no promise, so the shortest one is a millisecond.
+        let within = within.map_or(0, |within| within.as_millis().clamp(1, u64::MAX.into()) as u64);
+        self.inner.expect(within);
+    }
+
+    /// Offers a BPF map to the other plugins under `name`, until this plugin stops. The host
+    /// keeps its own descriptor of it. `false` means that it cannot, and has logged why.
+    pub fn offer_map(&self, name: &str, map: BorrowedFd<'_>) -> bool {
+        self.inner.offer_map(name.into(), map.as_raw_fd())
+    }
+
+    /// The host's descriptor of a BPF map that another plugin offers now, to be duplicated at
+    /// once: it is closed when that plugin stops. Ask again from time to time: plugins come and
+    /// go while the collector runs.
+    pub fn map(&self, name: &str) -> Option<RawFd> {
+        Some(self.inner.map(name.into())).filter(|descriptor| *descriptor >= 0)
     }
 }

@@ -44,7 +44,13 @@
 //! # Compatibility
 //!
 //! Both sides check the layout of every type below when a library is opened; a mismatch is
-//! refused with a sentence that says what to rebuild. Tables grow at their end only.
+//! refused with a sentence that says what to rebuild. The host keeps the tables of older versions,
+//! so a plugin that was built against one of them finds what it knows.
+//!
+//! | version | what came with it |
+//! | --- | --- |
+//! | 1 | points, log lines, probes, metrics |
+//! | 2 | [`Host::expect`], [`Host::offer_map`], [`Host::map`] |
 
 mod error;
 mod export;
@@ -61,13 +67,18 @@ pub use crate::plugin::Plugin;
 pub use crate::point::{Category, Point, PointBuilder, Points, Text, Value};
 pub use crate::report::{Metric, MetricKind, ProbeStatus, ProbeVerdict};
 
-/// The version of this interface. Its number grows when plugins must be rebuilt.
-pub const API_VERSION: u32 = 1;
+/// The version of this interface. Its number grows with every addition; a host takes plugins that
+/// were built against [`OLDEST_API_VERSION`] up to its own.
+pub const API_VERSION: u32 = 2;
+
+/// The oldest version that a host of this one still takes.
+pub const OLDEST_API_VERSION: u32 = 1;
 
 /// What the host needs to open a plugin; plugin authors do not use it.
 pub mod loading {
+    pub use crate::export::is_panic;
     pub use crate::manifest::{MARK, Manifest};
-    pub use crate::module::{HostApi, Module_Ref, PluginApi, PluginBox};
+    pub use crate::module::{AnyModule, HostApi, Module_Ref, PluginApi, PluginBox};
 }
 
 // `export_plugin!` makes this crate known as `abi_stable` in the plugin, so that a plugin

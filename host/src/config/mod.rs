@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) enabled: Vec<String>,
     /// Where plugins are looked up.
     pub(crate) plugin_dir: PathBuf,
+    /// Names of the plugins that run in a process of their own.
+    pub(crate) isolated: Vec<String>,
     /// Whether to be started again after a crash.
     pub(crate) supervise: Supervise,
     /// Load plugins whoever may have written their files.
@@ -90,6 +92,37 @@ pub(crate) struct Config {
     pub(crate) plugins: BTreeMap<String, toml::Table>,
     /// What the operator should know although it is no error, one sentence each.
     pub(crate) warnings: Vec<String>,
+}
+
+impl Config {
+    /// Takes over from the configuration that is in effect what cannot be changed while the
+    /// collector runs; returns the names of the options that this undoes.
+    pub(crate) fn keep_what_stays(&mut self, now: &Self) -> Vec<&'static str> {
+        let mut undone = Vec::new();
+        macro_rules! keep {
+            ($($field:ident is $option:literal),* $(,)?) => {$(
+                if self.$field != now.$field {
+                    undone.push($option);
+                    self.$field.clone_from(&now.$field);
+                }
+            )*};
+        }
+        keep!(
+            supervise is "supervise",
+            output is "output",
+            api_server is "datakit-apiserver",
+            trace_server is "trace-server",
+            log is "log",
+            pidfile is "pidfile",
+            stderr_file is "log",
+            status_listen is "status-listen",
+            queue_bytes is "queue-size",
+            spool_dir is "spool-dir",
+            spool_bytes is "spool-size",
+            limits is "res-cpu, res-mem or res-bandwidth",
+        );
+        undone
+    }
 }
 
 /// Where points go.

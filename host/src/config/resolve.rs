@@ -54,6 +54,7 @@ pub(super) fn config(
     let mut config = Config {
         enabled,
         plugin_dir: path("plugin-dir").unwrap_or_else(|| default_plugin_dir.to_owned()),
+        isolated: layers.names("isolate"),
         supervise: parse(&layers, "supervise", supervise)?.unwrap_or(Supervise::Auto),
         trust_any_plugin: layers.switch("trust-any-plugin")?,
         output,

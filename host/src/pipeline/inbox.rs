@@ -9,6 +9,7 @@ use flume::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use plugin_api::Points;
 use tracing::warn;
 
+use crate::pipeline::Treatment;
 use crate::pipeline::ledger::{Account, DropReason};
 
 /// Batches that may wait: one full report of the busiest plugin, which comes all at once.
@@ -24,6 +25,7 @@ pub(crate) struct Inbox {
 /// What comes out.
 pub(crate) enum Item {
     Batch(Points, Arc<Account>),
+    Change(Box<Treatment>),
     End,
 }
 
@@ -41,6 +43,12 @@ impl Inbox {
     /// Says that nothing follows, once there is room to say it. False if nobody listens.
     pub(crate) fn end(&self) -> bool {
         self.sender.send(Item::End).is_ok()
+    }
+
+    /// Says that what follows is to be treated differently, once there is room to say it. False
+    /// if nobody listens.
+    pub(crate) fn change(&self, treatment: Treatment) -> bool {
+        self.sender.send(Item::Change(Box::new(treatment))).is_ok()
     }
 
     /// Takes a batch, or counts it as dropped. Never waits.

@@ -16,6 +16,8 @@ pub(crate) enum DropReason {
     QueueFull,
     /// The receiver will never take them.
     Rejected,
+    /// A plugin's process sent something that makes no point.
+    Malformed,
     /// The disk gave something else back than it was given.
     Damaged,
     /// The output could not be written.
@@ -31,6 +33,7 @@ impl DropReason {
             Self::InboxFull => "inbox_full",
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
+            Self::Malformed => "malformed",
             Self::Damaged => "damaged",
             Self::OutputFailed => "output_failed",
             Self::Shutdown => "shutdown",

@@ -41,12 +41,12 @@ use sample::Sampler;
 use wire::Batch;
 
 /// What is done to every point on its way.
-pub(crate) struct Stages {
+#[derive(Debug)]
+pub(crate) struct Treatment {
     pub(crate) sampling: Sampling,
     /// Add the field `sampling_rate` to what is kept, so that sums can be scaled back.
     pub(crate) tells_rate: bool,
     pub(crate) enricher: Enricher,
-    pub(crate) outlet: Outlet,
 }
 
 /// The pipeline's thread.
@@ -58,7 +58,7 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(crate) fn start(stages: Stages) -> Result<Self> {
+    pub(crate) fn start(treatment: Treatment, outlet: Outlet) -> Result<Self> {
         let (inbox, delivery) = Inbox::new();
         let ended = Arc::<Ended>::default();
         let at_end = TellAtEnd(Arc::clone(&ended));
@@ -68,7 +68,7 @@ impl Pipeline {
             .name("pipeline".into())
             .spawn(move || {
                 let _at_end = at_end;
-                run(&delivery, stages, &told);
+                run(&delivery, treatment, outlet, &told);
             })
             .context("start the pipeline's thread")?;
         Ok(Self { inbox, thread, ended, rates })
@@ -86,6 +86,13 @@ impl Pipeline {
 
     pub(crate) fn inbox(&self) -> Inbox {
         self.inbox.clone()
+    }
+
+    /// Treats what comes from now on differently.
+    pub(crate) fn change(&self, treatment: Treatment) {
+        if !self.inbox.change(treatment) {
+            warn!("the pipeline had ended before");
+        }
     }
 
     /// Lets everything through that is in it, then ends.
@@ -120,9 +127,8 @@ impl Drop for TellAtEnd {
     }
 }
 
-fn run(delivery: &Delivery, stages: Stages, rates: &Rates) {
-    let Stages { sampling, tells_rate, enricher, mut outlet } = stages;
-    let mut line = Line { sampler: Sampler::new(sampling), tells_rate, enricher };
+fn run(delivery: &Delivery, treatment: Treatment, mut outlet: Outlet, rates: &Rates) {
+    let mut line = Line::new(treatment);
     loop {
         match delivery.next(outlet.tick_interval()) {
             Some(Item::Batch(points, account)) => {
@@ -131,6 +137,7 @@ fn run(delivery: &Delivery, stages: Stages, rates: &Rates) {
                     return;
                 }
             }
+            Some(Item::Change(treatment)) => line.change(*treatment),
             Some(Item::End) => return outlet.tick(),
             None => outlet.tick(),
         }
@@ -139,12 +146,27 @@ fn run(delivery: &Delivery, stages: Stages, rates: &Rates) {
 
 /// The stages in front of the outlet.
 struct Line {
+    sampling: Sampling,
     sampler: Sampler,
     tells_rate: bool,
     enricher: Enricher,
 }
 
 impl Line {
+    fn new(treatment: Treatment) -> Self {
+        let Treatment { sampling, tells_rate, enricher } = treatment;
+        Self { sampling, sampler: Sampler::new(sampling), tells_rate, enricher }
+    }
+
+    /// A sampler whose task is unchanged keeps what it knows.
+    fn change(&mut self, treatment: Treatment) {
+        let Treatment { sampling, tells_rate, enricher } = treatment;
+        if sampling != self.sampling {
+            (self.sampling, self.sampler) = (sampling, Sampler::new(sampling));
+        }
+        (self.tells_rate, self.enricher) = (tells_rate, enricher);
+    }
+
     fn process(&mut self, points: Points, account: &Account, rates: &Rates) -> Batch {
         let category = points.category();
         let decision = self.sampler.keep(&points, Instant::now());

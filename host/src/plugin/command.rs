@@ -7,8 +7,9 @@ use std::process::{Command, ExitCode};
 use abi_stable::std_types::{RSlice, RStr};
 use anyhow::{Context as _, Result, anyhow, bail};
 use plugin_api::loading::HostApi;
-use plugin_api::{Host, Level, LogField, Points, ProbeStatus};
+use plugin_api::{Level, LogField, Points, ProbeStatus};
 
+use crate::plugin::isolated::child;
 use crate::plugin::loader::{Candidate, installed, path_of};
 use crate::plugin::manifest::Manifest;
 use crate::telemetry::log::{say, say_error};
@@ -24,6 +25,8 @@ pub(crate) enum PluginCommand {
     Check { file: PathBuf, trusts_any: bool },
     /// The child's part of `Check`.
     Try { file: PathBuf, trusts_any: bool },
+    /// The process of an isolated plugin.
+    Host,
 }
 
 /// Does it, and says how it went.
@@ -33,6 +36,7 @@ pub(crate) fn carry_out(command: &PluginCommand) -> ExitCode {
         PluginCommand::Inspect { file, trusts_any } => inspect(file, *trusts_any),
         PluginCommand::Check { file, trusts_any } => check(file, *trusts_any),
         PluginCommand::Try { file, trusts_any } => try_out(file, *trusts_any),
+        PluginCommand::Host => child::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,9 +86,7 @@ fn check(file: &Path, trusts_any: bool) -> Result<()> {
 
 fn try_out(file: &Path, trusts_any: bool) -> Result<()> {
     let module = Candidate::check(file, trusts_any)?.load()?;
-    let host = Host::new(Printer);
-    let plugin = module.new()(RStr::from_str(""), host).into_result();
-    let mut plugin = plugin.map_err(|error| anyhow!("new: {error}"))?;
+    let mut plugin = module.create("", Printer).map_err(|error| anyhow!("new: {error}"))?;
     plugin.start().into_result().map_err(|error| anyhow!("start: {error}"))?;
     let probes = plugin.probes().into_result().map_err(|error| anyhow!("probes: {error}"))?;
     for probe in &probes {
@@ -114,5 +116,15 @@ impl HostApi for Printer {
 
     fn fail(&self, reason: RStr<'_>) {
         say_error(format_args!("failed: {reason}"));
+    }
+
+    fn expect(&self, _within_ms: u64) {}
+
+    fn offer_map(&self, _name: RStr<'_>, _descriptor: i32) -> bool {
+        true
+    }
+
+    fn map(&self, _name: RStr<'_>) -> i32 {
+        -1
     }
 }

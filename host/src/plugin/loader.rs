@@ -13,8 +13,8 @@ use std::sync::{Mutex, PoisonError};
 
 use abi_stable::library::{LibraryError, lib_header_from_path};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use plugin_api::API_VERSION;
-use plugin_api::loading::Module_Ref;
+use plugin_api::loading::AnyModule;
+use plugin_api::{API_VERSION, OLDEST_API_VERSION};
 use rustix::process::geteuid;
 use tracing::{debug, warn};
 
@@ -40,7 +40,7 @@ pub(crate) struct Candidate {
 }
 
 /// Opens the library of plugin `name` in `folder`.
-pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<Module_Ref> {
+pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<AnyModule> {
     let path = path_of(folder, name)?;
     let shown = path.display();
     ensure!(
@@ -93,22 +93,28 @@ impl Candidate {
         let fits = || format!("{shown} is not a plugin for this host");
         elf::check(&bytes).with_context(fits)?;
         let manifest = manifest::read(&bytes).with_context(fits)?;
+        let api = manifest.api;
         ensure!(
-            manifest.api == API_VERSION,
-            "{shown} was built for version {} of the plugin interface and this host has version \
-             {API_VERSION}; rebuild the plugin against this host's plugin-api",
-            manifest.api
+            api >= OLDEST_API_VERSION,
+            "{shown} was built for version {api} of the plugin interface and this host takes \
+             {OLDEST_API_VERSION} to {API_VERSION}; rebuild the plugin against this host's \
+             plugin-api"
+        );
+        ensure!(
+            api <= API_VERSION,
+            "{shown} was built for version {api} of the plugin interface and this host takes \
+             {OLDEST_API_VERSION} to {API_VERSION}; install a newer datakit-ebpf"
         );
         Ok(Self { path: path.to_owned(), file, manifest })
     }
 
     /// Loads it and asks for its module.
-    pub(crate) fn load(self) -> Result<Module_Ref> {
+    pub(crate) fn load(self) -> Result<AnyModule> {
         let shown = self.path.display();
         let checked = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         MAPPED.lock().unwrap_or_else(PoisonError::into_inner).push(self.file);
         let opened =
-            catch_unwind(|| lib_header_from_path(&checked)?.init_root_module::<Module_Ref>());
+            catch_unwind(|| AnyModule::of(lib_header_from_path(&checked)?, self.manifest.api));
         match opened {
             Ok(Ok(module)) => Ok(module),
             Ok(Err(error)) => Err(explain(&error, &self.path)),

@@ -1,276 +1,165 @@
-//! The one thread that calls into plugins, and what is known of each. A plugin that is missing,
-//! does not fit, or fails is `failed` with a reason; the others run on.
+//! All plugins: which are to run, and how they are. Each has a thread of its own, its
+//! [`Keeper`]; nothing here calls into a plugin, so nothing here hangs because one does.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use abi_stable::std_types::RStr;
-use anyhow::{Context as _, Result, anyhow};
-use flume::{Receiver, Sender};
-use plugin_api::loading::PluginBox;
-use plugin_api::{Host, Metric, ProbeStatus, ProbeVerdict};
-use serde::Serialize;
-use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::pipeline::inbox::Inbox;
 use crate::pipeline::ledger::Ledger;
-use crate::plugin::callbacks::Callbacks;
+use crate::plugin::keeper::Keeper;
 use crate::plugin::loader;
+use crate::plugin::maps::Maps;
+use crate::plugin::runner::{Isolation, Task};
+use crate::plugin::state::Report;
 
-/// What others ask of the supervisor's thread.
-pub(crate) enum Request {
-    /// A plugin says that it cannot go on.
-    Failed { plugin: Arc<str>, reason: String },
-    /// Somebody wants to know how the plugins are.
-    Report(oneshot::Sender<Vec<Report>>),
-    /// Stop all plugins and end.
-    Stop,
-}
+/// How often plugins are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    Running,
-    Failed,
-    Stopped,
-}
+/// A plugin that starts or hangs must not make the status hang.
+const PLUGINS_MUST_ANSWER_IN: Duration = Duration::from_secs(2);
 
-/// How a plugin is.
-pub(crate) struct Report {
-    pub(crate) name: Arc<str>,
-    pub(crate) version: String,
-    pub(crate) state: State,
-    /// Why it has failed.
-    pub(crate) reason: Option<String>,
-    /// When it came into this state, in seconds since 1970.
-    pub(crate) since: u64,
-    pub(crate) probes: Vec<ProbeVerdict>,
-    pub(crate) metrics: Vec<Metric>,
-}
+/// The key of a plugin's table that is the host's, not the plugin's.
+const ISOLATION: &str = "isolation";
 
-/// A handle to the supervisor's thread.
-pub(crate) struct Supervisor {
-    requests: Sender<Request>,
-    thread: JoinHandle<()>,
-}
-
-/// What plugins and their supervisor need of the rest of the host.
+/// What plugins need of the rest of the host.
 pub(crate) struct Surroundings {
     pub(crate) inbox: Inbox,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) maps: Arc<Maps>,
     /// Told of each failure, to tell DataKit.
-    pub(crate) on_failure: Box<dyn Fn(&str) + Send>,
-    /// Told when no plugin is left that runs.
-    pub(crate) on_all_failed: Box<dyn Fn() + Send>,
+    pub(crate) on_failure: Box<dyn Fn(&str) + Send + Sync>,
 }
 
-/// Where plugins come from.
-struct Origin {
-    folder: PathBuf,
-    trusts_any: bool,
-}
-
-struct Entry {
-    name: Arc<str>,
-    version: String,
-    state: State,
-    reason: Option<String>,
-    since: u64,
-    plugin: Option<PluginBox>,
+/// All plugins.
+pub(crate) struct Supervisor {
+    surroundings: Arc<Surroundings>,
+    keepers: Mutex<BTreeMap<Arc<str>, Keeper>>,
 }
 
 impl Supervisor {
-    /// Starts the thread, which starts the plugins that `config` enables, one after the other.
-    pub(crate) fn start(config: &Config, surroundings: Surroundings) -> Result<Self> {
-        let names = if config.enabled.is_empty() {
-            loader::installed(&config.plugin_dir)?
-        } else {
-            config.enabled.clone()
-        };
-        let (requests, inbox) = flume::unbounded();
-        let plugins = names
-            .into_iter()
-            .map(|name| Ok((settings(config, &name)?, Arc::<str>::from(name))))
-            .collect::<Result<Vec<_>>>()?;
-        let origin =
-            Origin { folder: config.plugin_dir.clone(), trusts_any: config.trust_any_plugin };
-        let sender = requests.clone();
-        let thread = Builder::new()
-            .name("supervisor".into())
-            .spawn(move || {
-                let mut plugins: Vec<_> = plugins
-                    .into_iter()
-                    .map(|(settings, name)| {
-                        launch(&origin, name, &settings, &surroundings, &sender)
-                    })
-                    .collect();
-                tell_if_all_failed(&plugins, &surroundings);
-                serve(&inbox, &mut plugins, &surroundings);
-            })
-            .context("start the supervisor's thread")?;
-        Ok(Self { requests, thread })
+    pub(crate) fn new(surroundings: Surroundings) -> Self {
+        Self { surroundings: Arc::new(surroundings), keepers: Mutex::default() }
     }
 
-    /// Where to ask.
-    pub(crate) fn requests(&self) -> Sender<Request> {
-        self.requests.clone()
-    }
-
-    /// Stops all plugins; returns when they have sent what they had.
-    pub(crate) fn stop(self) {
-        if self.requests.send(Request::Stop).is_err() || self.thread.join().is_err() {
-            error!("the supervisor had ended before its time");
-        }
-    }
-}
-
-/// What a plugin is told: the collector's options, and its own table.
-fn settings(config: &Config, name: &str) -> Result<String> {
-    let mut settings = toml::Table::new();
-    settings.insert("collector".into(), config.collector.clone().into());
-    if let Some(own) = config.plugins.get(name) {
-        settings.insert("settings".into(), own.clone().into());
-    }
-    toml::to_string(&settings).with_context(|| format!("write the settings of plugin {name}"))
-}
-
-fn launch(
-    origin: &Origin,
-    name: Arc<str>,
-    settings: &str,
-    surroundings: &Surroundings,
-    supervisor: &Sender<Request>,
-) -> Entry {
-    let mut entry = Entry {
-        name,
-        version: String::new(),
-        state: State::Running,
-        reason: None,
-        since: now(),
-        plugin: None,
-    };
-    let started = Instant::now();
-    let host = Host::new(Callbacks {
-        plugin: Arc::clone(&entry.name),
-        inbox: surroundings.inbox.clone(),
-        account: surroundings.ledger.account(&entry.name),
-        supervisor: supervisor.clone(),
-    });
-    match open_and_start(origin, &mut entry, settings, host) {
-        Ok(()) => {
-            let took_ms = started.elapsed().as_millis() as u64;
-            info!(plugin = entry.name.as_ref(), version = entry.version, took_ms, "plugin runs");
-            entry.tell_missing_probes();
-        }
-        Err(error) => entry.fail(format!("{error:#}"), surroundings),
-    }
-    entry
-}
-
-fn open_and_start(origin: &Origin, entry: &mut Entry, settings: &str, host: Host) -> Result<()> {
-    let module = loader::open(&origin.folder, &entry.name, origin.trusts_any)?;
-    entry.version = module.version().as_str().into();
-    let plugin = module.new()(RStr::from_str(settings), host).into_result();
-    let plugin = entry.plugin.insert(plugin.map_err(|error| anyhow!("{error}"))?);
-    plugin.start().into_result().map_err(|error| anyhow!("{error}"))
-}
-
-fn serve(requests: &Receiver<Request>, plugins: &mut [Entry], surroundings: &Surroundings) {
-    for request in requests {
-        match request {
-            Request::Failed { plugin, reason } => {
-                for entry in plugins.iter_mut().filter(|entry| entry.name == plugin) {
-                    entry.fail(reason.clone(), surroundings);
-                }
-                tell_if_all_failed(plugins, surroundings);
+    /// Starts what `config` enables and does not run yet, stops what it does not enable, and
+    /// starts again what it changes. The others are not touched. Waits for none of it.
+    pub(crate) fn apply(&self, config: &Config) -> Result<()> {
+        let mut tasks = tasks(config)?;
+        let mut keepers = self.keepers();
+        for (name, keeper) in keepers.iter_mut() {
+            match tasks.remove(name) {
+                Some(task) => keeper.run(task),
+                None => keeper.rest(),
             }
-            Request::Report(answer) => {
-                let reports = plugins.iter().map(Entry::report).collect();
-                if answer.send(reports).is_err() {
-                    warn!("nobody waited for the report on plugins");
+        }
+        for (name, task) in tasks {
+            let mut keeper = Keeper::start(Arc::clone(&name), Arc::clone(&self.surroundings))?;
+            keeper.run(task);
+            keepers.insert(name, keeper);
+        }
+        Ok(())
+    }
+
+    /// Looks after the plugins, for ever; returns if none can run any more and `may_give_up`.
+    pub(crate) async fn watch(&self, may_give_up: bool) {
+        loop {
+            let now = Instant::now();
+            for keeper in self.keepers().values() {
+                if let Some(reason) = keeper.examine(now) {
+                    warn!(plugin = keeper.name.as_ref(), reason, "plugin hangs");
+                    let text = format!("plugin {}: {reason}", keeper.name);
+                    (self.surroundings.on_failure)(&text);
+                    end_process_of(keeper);
                 }
             }
-            Request::Stop => {
-                for entry in plugins.iter_mut() {
-                    entry.stop(State::Stopped);
-                }
+            if may_give_up && self.keepers().values().all(Keeper::is_given_up) {
                 return;
             }
-        }
-    }
-}
-
-fn tell_if_all_failed(plugins: &[Entry], surroundings: &Surroundings) {
-    if plugins.iter().all(|entry| entry.state == State::Failed) {
-        (surroundings.on_all_failed)();
-    }
-}
-
-impl Entry {
-    fn fail(&mut self, reason: String, surroundings: &Surroundings) {
-        if self.state == State::Failed {
-            return;
-        }
-        error!(plugin = self.name.as_ref(), reason, "plugin failed, the others run on");
-        (surroundings.on_failure)(&format!("plugin {}: {reason}", self.name));
-        self.reason = Some(reason);
-        self.stop(State::Failed);
-    }
-
-    fn stop(&mut self, state: State) {
-        if let Some(mut plugin) = self.plugin.take()
-            && let Err(error) = plugin.stop().into_result()
-        {
-            error!(plugin = self.name.as_ref(), %error, "plugin did not stop cleanly");
-        }
-        if self.state == State::Running {
-            self.state = state;
-            self.since = now();
+            sleep(LOOK).await;
         }
     }
 
-    fn tell_missing_probes(&self) {
-        for probe in self.probes() {
-            if probe.status != ProbeStatus::Attached {
-                let ProbeVerdict { name, detail, .. } = &probe;
-                warn!(plugin = self.name.as_ref(), probe = %name, %detail, "probe is missing");
+    /// How all plugins are. A plugin that does not answer in time is as it was before.
+    pub(crate) async fn reports(&self) -> Vec<Report> {
+        let answers: Vec<_> = self.keepers().values().map(Keeper::ask).collect();
+        let all = async {
+            for answer in answers {
+                // A keeper that has ended has said all it had to say.
+                answer.await.ok();
             }
+        };
+        timeout(PLUGINS_MUST_ANSWER_IN, all).await.ok();
+        self.keepers().values().map(Keeper::report).collect()
+    }
+
+    /// Stops all plugins at the same time. Returns when they have sent what they had, or when
+    /// `patience` has passed: those that still hang are left behind, and an error names them.
+    pub(crate) fn stop(&self, patience: Duration) -> Result<()> {
+        let keepers = self.keepers();
+        keepers.values().for_each(Keeper::end);
+        let deadline = Instant::now() + patience;
+        while keepers.values().any(|keeper| !keeper.has_ended()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
         }
+        let hang: Vec<_> = keepers.values().filter(|keeper| !keeper.has_ended()).collect();
+        hang.iter().for_each(|keeper| end_process_of(keeper));
+        let names: Vec<_> = hang.iter().map(|keeper| keeper.name.as_ref()).collect();
+        ensure!(names.is_empty(), "left behind, for they do not stop: {}", names.join(", "));
+        Ok(())
     }
 
-    fn probes(&self) -> Vec<ProbeVerdict> {
-        self.ask("probes", |plugin| plugin.probes().into_result().map(Into::into))
-    }
-
-    fn ask<T: Default>(
-        &self,
-        what: &str,
-        question: impl FnOnce(&PluginBox) -> Result<T, plugin_api::PluginError>,
-    ) -> T {
-        let answer = self.plugin.as_ref().map_or_else(|| Ok(T::default()), question);
-        answer.unwrap_or_else(|error| {
-            warn!(plugin = self.name.as_ref(), %error, "plugin could not tell its {what}");
-            T::default()
-        })
-    }
-
-    fn report(&self) -> Report {
-        Report {
-            name: Arc::clone(&self.name),
-            version: self.version.clone(),
-            state: self.state,
-            reason: self.reason.clone(),
-            since: self.since,
-            probes: self.probes(),
-            metrics: self.ask("metrics", |plugin| plugin.metrics().into_result().map(Into::into)),
-        }
+    fn keepers(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Keeper>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// A plugin that hangs in a process of its own is helped by its end.
+fn end_process_of(keeper: &Keeper) {
+    let process = keeper.standing().process.and_then(|id| Pid::from_raw(id as i32));
+    if let Some(process) = process {
+        info!(plugin = keeper.name.as_ref(), "killing the plugin's process");
+        // It may have ended by itself just now.
+        kill_process(process, Signal::KILL).ok();
+    }
+}
+
+/// What is to run.
+fn tasks(config: &Config) -> Result<BTreeMap<Arc<str>, Task>> {
+    let names = if config.enabled.is_empty() {
+        loader::installed(&config.plugin_dir)?
+    } else {
+        config.enabled.clone()
+    };
+    names.into_iter().map(|name| Ok((Arc::from(name.as_str()), task(config, &name)?))).collect()
+}
+
+fn task(config: &Config, name: &str) -> Result<Task> {
+    let mut own = config.plugins.get(name).cloned();
+    let isolation = own.as_mut().and_then(|table| table.remove(ISOLATION));
+    let isolation = match isolation.as_ref().map(|value| value.as_str().unwrap_or_default()) {
+        _ if config.isolated.iter().any(|isolated| isolated == name) => Isolation::Process,
+        None | Some("none") => Isolation::None,
+        Some("process") => Isolation::Process,
+        Some(_) => bail!("plugins.{name}.{ISOLATION} must be \"none\" or \"process\""),
+    };
+    let mut settings = toml::Table::new();
+    settings.insert("collector".into(), config.collector.clone().into());
+    if let Some(own) = own {
+        settings.insert("settings".into(), own.into());
+    }
+    Ok(Task {
+        folder: config.plugin_dir.clone(),
+        trusts_any: config.trust_any_plugin,
+        settings: toml::to_string(&settings)
+            .with_context(|| format!("write the settings of plugin {name}"))?,
+        isolation,
+    })
 }

@@ -5,7 +5,7 @@ use std::fmt::Arguments;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
@@ -13,22 +13,36 @@ use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
 use rustix::stdio::dup2_stderr;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 const ROTATE_AT_BYTES: usize = 32 * 1000 * 1000;
 const ROTATED_FILES: usize = 5;
 
+/// The way to change the level later.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Sends log lines of level `filter` and above to `path`, or to standard error.
 pub(crate) fn start(path: Option<&Path>, filter: &str) -> Result<()> {
     let filter = EnvFilter::try_new(filter).context("set the log level")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let (filter, handle) = reload::Layer::new(filter);
+    let writer = match path {
+        None => BoxMakeWriter::new(io::stderr),
+        Some(path) => BoxMakeWriter::new(Mutex::new(rotating(path)?)),
+    };
     // A full disk must not turn into a panic of whoever had something to say.
-    let builder = builder.log_internal_errors(false);
-    match path {
-        None => builder.with_writer(io::stderr).init(),
-        Some(path) => builder.with_writer(Mutex::new(rotating(path)?)).init(),
-    }
+    let lines = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    FILTER.set(handle).ok();
     Ok(())
+}
+
+/// Changes from which level on lines are written.
+pub(crate) fn set_level(filter: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(filter).context("set the log level")?;
+    FILTER.get().context("no log was started")?.reload(filter).context("set the log level")
 }
 
 fn rotating(path: &Path) -> Result<FileRotate<AppendCount>> {

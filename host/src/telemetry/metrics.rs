@@ -7,12 +7,12 @@ use std::collections::btree_map::Entry;
 use anyhow::{Context as _, Result};
 use plugin_api::{Metric, MetricKind};
 use prometheus::{
-    GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 use tracing::debug;
 
 use crate::pipeline::ledger::Tally;
-use crate::plugin::supervisor::{Report, State};
+use crate::plugin::state::{Report, State};
 use crate::telemetry::usage::Usage;
 
 const PREFIX: &str = "datakit_ebpf";
@@ -68,11 +68,33 @@ fn register_rates(registry: &Registry, rates: &BTreeMap<&'static str, f64>) -> R
 }
 
 fn register_plugins(registry: &Registry, plugins: &[Report]) -> Result<()> {
-    let running = gauge(registry, "plugin_running", "Whether the plugin runs.", &["plugin"])?;
+    let plugin = &["plugin"];
+    let running = gauge(registry, "plugin_running", "Whether points may come.", plugin)?;
+    let states = gauge(
+        registry,
+        "plugin_state",
+        "1 for the state that the plugin is in.",
+        &["plugin", "state"],
+    )?;
+    let restarts =
+        counter(registry, "plugin_restarts_total", "Failures after which it came back.", plugin)?;
+    let cpu = register(
+        registry,
+        CounterVec::new(
+            options("plugin_cpu_seconds_total", "CPU time of the plugin's threads."),
+            plugin,
+        )?,
+    )?;
     let mut own = BTreeMap::new();
     for report in plugins {
         let plugin = report.name.as_ref();
-        running.with_label_values(&[plugin]).set(i64::from(report.state == State::Running));
+        running.with_label_values(&[plugin]).set(i64::from(report.state.delivers()));
+        for state in State::ALL {
+            let is_it = i64::from(report.state == state);
+            states.with_label_values(&[plugin, state.label()]).set(is_it);
+        }
+        restarts.with_label_values(&[plugin]).inc_by(report.restarts);
+        cpu.with_label_values(&[plugin]).inc_by(report.cpu.as_secs_f64());
         for metric in &report.metrics {
             // A name that does not fit costs this one metric, not everybody's.
             if let Err(error) = register_own(registry, &mut own, plugin, metric) {

@@ -2,7 +2,7 @@
 //! under `/debug/pprof/` that DataKit's bug report asks for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -11,26 +11,21 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flume::Sender;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::pipeline::rates::Rates;
-use crate::plugin::supervisor::{Report, Request};
+use crate::plugin::state::Report;
+use crate::plugin::supervisor::Supervisor;
 use crate::telemetry::metrics;
 use crate::telemetry::usage::Usage;
-
-/// A plugin that starts or hangs must not make the status hang.
-const PLUGINS_MUST_ANSWER_IN: Duration = Duration::from_secs(2);
 
 /// What there is to tell about.
 #[derive(Clone)]
 pub(crate) struct Sources {
-    pub(crate) supervisor: Sender<Request>,
+    pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) rates: Arc<Rates>,
@@ -50,14 +45,11 @@ pub(crate) async fn serve(address: &str, sources: Sources) -> Result<()> {
 }
 
 async fn status(State(sources): State<Sources>) -> Response {
-    let plugins = sources.plugins().await;
-    let answers = plugins.is_some();
-    let plugins: Vec<_> = plugins.unwrap_or_default().iter().map(plugin).collect();
+    let plugins: Vec<_> = sources.supervisor.reports().await.iter().map(plugin).collect();
     let usage = Usage::now();
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": sources.started.elapsed().as_secs(),
-        "plugins_answer": answers,
         "plugins": plugins,
         "ledger": tally(&sources.ledger.total()),
         "ledger_by_plugin": sources.ledger.tallies().iter()
@@ -94,6 +86,9 @@ fn plugin(report: &Report) -> Value {
         "state": report.state,
         "reason": report.reason,
         "since": report.since,
+        "restarts": report.restarts,
+        "process": report.process,
+        "cpu_seconds": report.cpu.as_secs_f64(),
         "probes": probes,
         "metrics": report.metrics.iter()
             .map(|metric| (metric.name.to_string(), json!(metric.value)))
@@ -102,7 +97,7 @@ fn plugin(report: &Report) -> Value {
 }
 
 async fn text_metrics(State(sources): State<Sources>) -> Response {
-    let plugins = sources.plugins().await.unwrap_or_default();
+    let plugins = sources.supervisor.reports().await;
     match metrics::render(&sources.ledger.tallies(), &plugins, &sources.rates.all(), &Usage::now())
     {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
@@ -113,13 +108,4 @@ async fn text_metrics(State(sources): State<Sources>) -> Response {
 async fn profile(Path(profile): Path<String>) -> Response {
     let text = format!("no profile {profile}: this collector is not a Go program\n");
     (StatusCode::NOT_FOUND, text).into_response()
-}
-
-impl Sources {
-    /// `None` if the supervisor is busy for longer than anybody wants to wait.
-    async fn plugins(&self) -> Option<Vec<Report>> {
-        let (answer, answered) = oneshot::channel();
-        self.supervisor.send(Request::Report(answer)).ok()?;
-        timeout(PLUGINS_MUST_ANSWER_IN, answered).await.ok()?.ok()
-    }
 }

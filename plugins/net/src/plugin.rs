@@ -60,7 +60,8 @@ impl Plugin for Net {
             |index| self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index));
         let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused } =
             self.counts.as_ref();
-        [
+        let usage = self.running.as_ref().map(|running| running.loaded.usage()).unwrap_or_default();
+        let own = [
             (
                 "closes_lost",
                 "Closing TCP connections whose last report found the ring full.",
@@ -99,8 +100,8 @@ impl Plugin for Net {
                 counted(failed_passes),
             ),
         ]
-        .map(|(name, help, value)| Metric::counter(name, help, value))
-        .to_vec()
+        .map(|(name, help, value)| Metric::counter(name, help, value));
+        own.into_iter().chain(usage.metrics()).collect()
     }
 }
 

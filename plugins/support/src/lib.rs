@@ -9,6 +9,7 @@
 //! | [`loader`] | an object into the kernel, its probes attached |
 //! | [`ring`], [`iter`] | records out of the kernel |
 //! | [`map`] | the few things done to a map by hand |
+//! | [`usage`] | what programs cost |
 //! | [`worker`] | the plugin's own thread |
 //! | [`settings`] | what the operator configured |
 //! | [`process`], [`clock`], [`log`] | names of processes, the time, the host's log |
@@ -24,4 +25,5 @@ pub mod process;
 mod raw;
 pub mod ring;
 pub mod settings;
+pub mod usage;
 pub mod worker;

@@ -18,6 +18,7 @@ use crate::map::{Counters, Map, Number};
 use crate::probe::{Probe, Site};
 use crate::raw;
 use crate::ring::Ring;
+use crate::usage::Usage;
 
 /// A constant of a program (`const volatile`) and the bytes that it is set to before the load.
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +106,17 @@ impl Loaded {
     pub fn is_attached(&self, probe: &str) -> bool {
         let mut verdicts = self.verdicts.iter();
         verdicts.any(|verdict| verdict.name == probe && verdict.status == ProbeStatus::Attached)
+    }
+
+    /// What its programs have cost so far.
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for (_, program) in self.ebpf.programs() {
+            if let Ok(descriptor) = program.fd() {
+                usage.add(descriptor.as_fd());
+            }
+        }
+        usage
     }
 
     /// Opens a ring of records; once for each.

@@ -1,4 +1,4 @@
-//! The thread of a plugin: named, stoppable at once, and heard of when it panics.
+//! The thread of a plugin: named, stoppable at once, and heard of when it panics or hangs.
 
 use std::any::Any;
 use std::io;
@@ -32,6 +32,7 @@ struct Signal {
 pub struct Waiter {
     signal: Arc<Signal>,
     epoll: OwnedFd,
+    host: Host,
 }
 
 impl Worker {
@@ -46,19 +47,21 @@ impl Worker {
             .context("make an eventfd")?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("make an epoll")?;
         let signal = Arc::new(Signal { stop: AtomicBool::new(false), wake });
-        let waiter = Waiter { signal: Arc::clone(&signal), epoll };
+        let waiter = Waiter { signal: Arc::clone(&signal), epoll, host: host.clone() };
         waiter.watch(signal.wake.as_fd()).context("watch the eventfd")?;
         let label = name.to_owned();
         let thread = Builder::new()
             .name(name.to_owned())
-            .spawn(move || match catch_unwind(AssertUnwindSafe(|| body(&waiter))) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => host.fail(format_args!("thread {label}: {error:#}")),
-                Err(panic) => {
-                    host.fail(format_args!(
-                        "thread {label}: panic: {}",
-                        panic_text(panic.as_ref())
-                    ));
+            .spawn(move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| body(&waiter)));
+                host.expect(None);
+                match outcome {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => host.fail(format_args!("thread {label}: {error:#}")),
+                    Err(panic) => {
+                        let text = panic_text(panic.as_ref());
+                        host.fail(format_args!("thread {label}: panic: {text}"));
+                    }
                 }
             })
             .with_context(|| format!("start thread {name}"))?;
@@ -94,10 +97,12 @@ impl Waiter {
     }
 
     /// Sleeps until `deadline`, until a watched source says something, or until the thread is to
-    /// stop. Returns whether to go on.
+    /// stop. Returns whether to go on. The host is promised that the thread comes back: what it
+    /// does between two waits must not take more than a few seconds.
     pub fn wait(&self, deadline: Instant) -> io::Result<bool> {
         let goes_on = || !self.signal.stop.load(Ordering::Acquire);
         let left = deadline.saturating_duration_since(Instant::now());
+        self.host.expect(Some(left));
         if !goes_on() || left.is_zero() {
             return Ok(goes_on());
         }
