@@ -22,6 +22,9 @@ use crate::{plugins, ports, wait};
 /// The value of the tag `host` on all points.
 pub const HOSTNAME: &str = "system-test";
 
+/// The configuration file, if there is one.
+const CONFIG: &str = "collector.toml";
+
 /// How to start a collector.
 pub struct Setup {
     folder: TempDir,
@@ -42,7 +45,7 @@ impl Setup {
         self
     }
 
-    /// The plugins, instead of `ebpf-net`.
+    /// The plugins, instead of `ebpf-net`; none: those that the configuration file names.
     #[must_use]
     pub fn enabled(mut self, plugins: &str) -> Self {
         plugins.clone_into(&mut self.enabled);
@@ -66,7 +69,7 @@ impl Setup {
     /// A configuration file.
     #[must_use]
     pub fn config(self, toml: &str) -> Self {
-        let path = self.folder.path().join("collector.toml");
+        let path = self.folder.path().join(CONFIG);
         fs::write(&path, toml).expect("a new file");
         let path = path.to_str().expect("temporary paths are text").to_owned();
         self.args(["--config", &path])
@@ -105,7 +108,9 @@ impl Setup {
         if self.often {
             command.args(["--interval", "1s"]);
         }
-        command.arg("--enabled").arg(&self.enabled);
+        if !self.enabled.is_empty() {
+            command.arg("--enabled").arg(&self.enabled);
+        }
         if let Some(tags) = &self.tags {
             command.arg("--tags").arg(tags);
         }
@@ -129,7 +134,7 @@ impl Setup {
     pub fn start(self) -> Collector {
         let enabled = self.enabled.clone();
         let collector = self.launch();
-        for plugin in enabled.split(',') {
+        for plugin in enabled.split(',').filter(|plugin| !plugin.is_empty()) {
             collector.wait_for(plugin, "running");
         }
         collector
@@ -268,6 +273,14 @@ impl Collector {
             let ledger = self.ledger();
             if holds(&ledger) { Ok(ledger) } else { Err(format!("{ledger:?}")) }
         })
+    }
+
+    /// Changes its configuration file and has it read that again.
+    #[track_caller]
+    pub fn reload(&self, toml: &str) {
+        fs::write(self.folder.path().join(CONFIG), toml).expect("it has a file");
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGHUP).expect("the collector is still there");
     }
 
     /// Sends SIGTERM and waits for the end.

@@ -8,13 +8,15 @@
 //! ```
 
 use std::env;
+use std::error::Error;
+use std::fmt::{self, Display};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use flume::{Receiver, Sender};
 use plugin_api::loading::HostApi as _;
 use plugin_api::{LogField, Metric, ProbeVerdict};
@@ -102,12 +104,12 @@ impl Isolated {
     fn call(&mut self, call: Call) -> Result<Answer> {
         let process = self.process();
         if frame::send_call(&self.socket, call).is_err() {
-            bail!("{}", ended(process));
+            return Err(Ended::of(process).into());
         }
-        let answer = self.answers.recv().map_err(|_| anyhow!("{}", ended(process)))?;
+        let answer = self.answers.recv().map_err(|_| Ended::of(process))?;
         match answer.error {
             None => Ok(answer),
-            Some(error) => Err(anyhow!("{error}")),
+            Some(error) => bail!(error),
         }
     }
 }
@@ -152,7 +154,7 @@ impl Reader {
                 }
             }
         }
-        self.callbacks.fail(ended(self.process).as_str().into());
+        self.callbacks.fail(Ended::of(self.process).0.as_str().into());
     }
 
     fn take(&mut self, said: Said) {
@@ -204,8 +206,25 @@ impl Reader {
     }
 }
 
-/// How the process has ended, as a sentence.
-fn ended(process: u32) -> String {
+/// The process has ended, and how.
+#[derive(Debug)]
+pub(crate) struct Ended(String);
+
+impl Display for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Error for Ended {}
+
+impl Ended {
+    fn of(process: u32) -> Self {
+        Self(describe_end(process))
+    }
+}
+
+fn describe_end(process: u32) -> String {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let id = Pid::from_raw(process as i32);
     match id.and_then(|id| waitid(WaitId::Pid(id), options).ok().flatten()) {

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::plugin::callbacks::Callbacks;
+use crate::plugin::isolated::Ended;
 use crate::plugin::runner::{Runner, Task};
 use crate::plugin::state::{Report, Standing, State, Strikes};
 use crate::plugin::supervisor::Surroundings;
@@ -207,7 +208,8 @@ impl Room {
             }
             Err(error) => {
                 let reason = format!("{error:#}");
-                if is_panic(&reason) { self.strike(reason) } else { self.give_up(reason) }
+                let is_trouble = is_panic(&reason) || error.is::<Ended>();
+                if is_trouble { self.strike(reason) } else { self.give_up(reason) }
             }
         }
     }

@@ -110,7 +110,9 @@ impl Supervisor {
             thread::sleep(Duration::from_millis(5));
         }
         let hang: Vec<_> = keepers.values().filter(|keeper| !keeper.has_ended()).collect();
-        hang.iter().for_each(|keeper| end_process_of(keeper));
+        for keeper in &hang {
+            end_process_of(keeper);
+        }
         let names: Vec<_> = hang.iter().map(|keeper| keeper.name.as_ref()).collect();
         ensure!(names.is_empty(), "left behind, for they do not stop: {}", names.join(", "));
         Ok(())
