@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Output};
 use crate::last_error;
+use crate::limits::{Controls, OverLimit, Watch};
 use crate::output::console::Console;
 use crate::output::file::FileSink;
 use crate::pidfile::PidFile;
@@ -30,6 +31,7 @@ use crate::pipeline::{Pipeline, Stages};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
 use crate::supervise;
 use crate::telemetry::{log, server};
+use crate::traffic::Traffic;
 
 /// How long plugins may take to stop, and then the rest of the queue to be uploaded.
 const LAST_CALL: Duration = Duration::from_secs(10);
@@ -90,13 +92,15 @@ async fn collect(config: &Config) -> Result<()> {
     }
     let backlog = Arc::new(backlog);
     let (end, ending) = watch::channel(false);
-    let client = uploads.then(|| Client::new(&config.api_server)).transpose()?;
+    let traffic = Arc::<Traffic>::default();
+    let client =
+        uploads.then(|| Client::new(&config.api_server, Arc::clone(&traffic))).transpose()?;
     let uploader = client
         .clone()
         .map(|client| tokio::spawn(Uploader::new(client, Arc::clone(&backlog), ending).run()));
     let (last_errors, reports) = flume::bounded(LAST_ERRORS);
     if let Some(reason) = supervise::restarted_after() {
-        warn!(reason, "the collector before this one has crashed");
+        warn!(reason, "the collector before this one has not ended in order");
         last_errors.try_send(format!("the collector was started again after: {reason}")).ok();
     }
     if let Some(client) = client {
@@ -112,6 +116,14 @@ async fn collect(config: &Config) -> Result<()> {
     };
     let pipeline = Pipeline::start(stages)?;
     let pipeline_ended = pipeline.ended();
+    let watch = Watch::new(
+        &config.limits,
+        Controls {
+            backlog: Arc::clone(&backlog),
+            thinner: pipeline.thinner(),
+            traffic: Arc::clone(&traffic),
+        },
+    )?;
     let all_failed = Arc::new(Notify::new());
     let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
     let supervisor = Supervisor::start(config, surroundings)?;
@@ -120,8 +132,9 @@ async fn collect(config: &Config) -> Result<()> {
     if let Some(address) = config.status_listen.clone() {
         let supervisor = supervisor.requests();
         let (ledger, backlog) = (Arc::clone(&ledger), Arc::clone(&backlog));
-        let rates = pipeline.rates();
-        let sources = server::Sources { supervisor, ledger, backlog, rates, started };
+        let (rates, limits) = (pipeline.rates(), watch.standings());
+        let sources =
+            server::Sources { supervisor, ledger, backlog, rates, limits, traffic, started };
         tokio::spawn(async move {
             if let Err(error) = server::serve(&address, sources).await {
                 warn!(error = %format!("{error:#}"), "status and metrics are not served");
@@ -136,6 +149,10 @@ async fn collect(config: &Config) -> Result<()> {
         }
         // Under DataKit it stays, to tell why; a person at a terminal has been told.
         () = all_failed.notified(), if !uploads => Err(anyhow!("no plugin runs")),
+        over = watch.run() => {
+            warn!(reason = %over, "collector ends");
+            Err(over.into())
+        }
         has_panicked = pipeline_ended.wait() => {
             if has_panicked {
                 Err(Panicked.into())
@@ -166,7 +183,11 @@ async fn collect(config: &Config) -> Result<()> {
         warn!(points = left, where_to, "the receiver did not take all points in time");
     }
     backlog.finish();
-    stopped.and(outcome)
+    match outcome {
+        // To be started again, also if not all parts have stopped in time.
+        Err(over) if over.is::<OverLimit>() => Err(over),
+        outcome => stopped.and(outcome),
+    }
 }
 
 /// Returns when all that plugins had to send is through the pipeline.
