@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::config::Limits;
@@ -58,6 +58,8 @@ pub(crate) struct Controls {
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) thinner: Arc<Thinner>,
     pub(crate) traffic: Arc<Traffic>,
+    /// Stops the optional plugins, or starts them again.
+    pub(crate) pause_plugins: Box<dyn Fn(bool) + Send>,
 }
 
 /// Keeps the collector within its limits.
@@ -68,6 +70,7 @@ pub(crate) struct Watch {
     controls: Controls,
     demands: Demands,
     standings: Arc<Standings>,
+    seconds: Interval,
 }
 
 struct Watched {
@@ -85,12 +88,21 @@ impl Watch {
         ];
         let watched: Vec<_> = given
             .into_iter()
-            .filter_map(|(resource, limit)| Some(Watched::new(resource, limit?)))
+            .filter_map(|(resource, limit)| {
+                let steps = resource.steps(!limits.optional.is_empty());
+                Some(Watched {
+                    resource,
+                    limit: limit?,
+                    ladder: Ladder::new(steps, resource.grace()),
+                })
+            })
             .collect();
         let (now, usage) = (Instant::now(), Usage::with_children());
         if !watched.is_empty() && usage.resident_bytes == 0 {
             bail!("/proc/self/statm cannot be read, so limits cannot be kept: mount /proc");
         }
+        let mut seconds = interval(SECOND);
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let standings = watched.iter().map(Watched::standing).collect();
         Ok(Self {
             watched,
@@ -99,6 +111,7 @@ impl Watch {
             controls,
             demands: Demands::default(),
             standings: Arc::new(standings),
+            seconds,
         })
     }
 
@@ -107,15 +120,13 @@ impl Watch {
         Arc::clone(&self.standings)
     }
 
-    /// Returns when a limit is exceeded and nothing has helped.
-    pub(crate) async fn run(mut self) -> OverLimit {
+    /// Returns when a limit is exceeded and nothing has helped. May be dropped and called again.
+    pub(crate) async fn over(&mut self) -> OverLimit {
         if self.watched.is_empty() {
             return pending().await;
         }
-        let mut seconds = interval(SECOND);
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            seconds.tick().await;
+            self.seconds.tick().await;
             if let Some(over) = self.look() {
                 return over;
             }
@@ -144,7 +155,7 @@ impl Watch {
         if demands == self.demands {
             return;
         }
-        let Demands { slower_uploads, smaller_queue, halvings } = demands;
+        let Demands { slower_uploads, smaller_queue, halvings, paused_plugins } = demands;
         let bandwidth = self.watched.iter().find(|of| of.resource == Resource::Bandwidth);
         let pace = bandwidth.filter(|_| slower_uploads).map(|of| (of.limit * FOR_UPLOADS) as u64);
         self.controls.traffic.hold_back(pace);
@@ -152,23 +163,21 @@ impl Watch {
             self.controls.backlog.make_small(smaller_queue);
         }
         self.controls.thinner.set(halvings);
+        if paused_plugins != self.demands.paused_plugins {
+            (self.controls.pause_plugins)(paused_plugins);
+        }
         self.demands = demands;
     }
 }
 
 impl Watched {
-    fn new(resource: Resource, limit: f64) -> Self {
-        Self { resource, limit, ladder: Ladder::new(resource.steps(), resource.grace()) }
-    }
-
     fn standing(&self) -> Standing {
-        let steps = self.resource.steps();
         Standing {
             resource: self.resource.label(),
             limit: self.limit,
             used: 0.0,
             steps: Vec::new(),
-            steps_taken: steps.iter().map(|step| (step.label(), 0)).collect(),
+            steps_taken: self.ladder.steps().iter().map(|step| (step.label(), 0)).collect(),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::pipeline::ledger::Ledger;
 use crate::pipeline::outlet::Outlet;
 use crate::pipeline::upload::{Client, Uploader};
 use crate::pipeline::{Pipeline, Stages};
-use crate::plugin::supervisor::{Supervisor, Surroundings};
+use crate::plugin::supervisor::{Request, Supervisor, Surroundings};
 use crate::supervise;
 use crate::telemetry::{log, server};
 use crate::traffic::Traffic;
@@ -116,17 +116,18 @@ async fn collect(config: &Config) -> Result<()> {
     };
     let pipeline = Pipeline::start(stages)?;
     let pipeline_ended = pipeline.ended();
-    let watch = Watch::new(
+    let all_failed = Arc::new(Notify::new());
+    let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
+    let supervisor = Supervisor::start(config, surroundings)?;
+    let mut watch = Watch::new(
         &config.limits,
         Controls {
             backlog: Arc::clone(&backlog),
             thinner: pipeline.thinner(),
             traffic: Arc::clone(&traffic),
+            pause_plugins: pausing(config, &supervisor),
         },
     )?;
-    let all_failed = Arc::new(Notify::new());
-    let surroundings = surroundings(&pipeline, &ledger, last_errors, &all_failed);
-    let supervisor = Supervisor::start(config, surroundings)?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
 
     if let Some(address) = config.status_listen.clone() {
@@ -135,11 +136,7 @@ async fn collect(config: &Config) -> Result<()> {
         let (rates, limits) = (pipeline.rates(), watch.standings());
         let sources =
             server::Sources { supervisor, ledger, backlog, rates, limits, traffic, started };
-        tokio::spawn(async move {
-            if let Err(error) = server::serve(&address, sources).await {
-                warn!(error = %format!("{error:#}"), "status and metrics are not served");
-            }
-        });
+        serve_status(address, sources);
     }
 
     let outcome = tokio::select! {
@@ -149,7 +146,7 @@ async fn collect(config: &Config) -> Result<()> {
         }
         // Under DataKit it stays, to tell why; a person at a terminal has been told.
         () = all_failed.notified(), if !uploads => Err(anyhow!("no plugin runs")),
-        over = watch.run() => {
+        over = watch.over() => {
             warn!(reason = %over, "collector ends");
             Err(over.into())
         }
@@ -188,6 +185,23 @@ async fn collect(config: &Config) -> Result<()> {
         Err(over) if over.is::<OverLimit>() => Err(over),
         outcome => stopped.and(outcome),
     }
+}
+
+fn serve_status(address: String, sources: server::Sources) {
+    tokio::spawn(async move {
+        if let Err(error) = server::serve(&address, sources).await {
+            warn!(error = %format!("{error:#}"), "status and metrics are not served");
+        }
+    });
+}
+
+/// What stops the plugins that the operator can do without, and starts them again.
+fn pausing(config: &Config, supervisor: &Supervisor) -> Box<dyn Fn(bool) + Send> {
+    let (requests, optional) = (supervisor.requests(), config.limits.optional.clone());
+    Box::new(move |pause| {
+        // A supervisor that has ended has stopped all plugins.
+        requests.send(Request::Pause { plugins: optional.clone(), pause }).ok();
+    })
 }
 
 /// Returns when all that plugins had to send is through the pipeline.

@@ -5,13 +5,17 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use system_tests::collector::Collector;
+use system_tests::collector::{Collector, Setup};
 use system_tests::plugins::PluginFolder;
 use system_tests::receiver::Receiver;
 use system_tests::wait;
 
 /// A supervised collector whose only plugin goes wrong.
 fn collector(receiver: &Receiver, plugins: &PluginFolder, fault: &str, args: &[&str]) -> Collector {
+    setup(receiver, plugins, fault, args).start()
+}
+
+fn setup(receiver: &Receiver, plugins: &PluginFolder, fault: &str, args: &[&str]) -> Setup {
     plugins.add_fixture("faulty");
     Collector::setup(receiver)
         .enabled("faulty")
@@ -19,7 +23,6 @@ fn collector(receiver: &Receiver, plugins: &PluginFolder, fault: &str, args: &[&
         .args(["--supervise", "on"])
         .args(args)
         .config(&format!("[plugins.faulty]\nfault = \"{fault}\"\n"))
-        .start()
 }
 
 /// The process that collects; its supervisor is the one that was started.
@@ -89,6 +92,23 @@ fn a_collector_that_burns_cpu_does_less_then_ends_and_is_started_again() {
 }
 
 #[test]
+fn optional_plugins_are_stopped_as_the_last_step() {
+    let (receiver, plugins) = (Receiver::start(), PluginFolder::new());
+    plugins.add_fixture("heartbeat");
+    let limits = ["--res-cpu", "0.2", "--optional", "heartbeat"];
+    let collector =
+        setup(&receiver, &plugins, "burn-cpu", &limits).enabled("faulty,heartbeat").start();
+    let entry = collector.wait_for("heartbeat", "stopped");
+    assert_eq!(entry["reason"], "paused: a limit is near", "{entry}");
+    let status = collector.status();
+    let steps = &status["limits"][0]["steps"];
+    let expected = ["sample_1_2", "sample_1_4", "sample_1_8", "pause_plugins"];
+    assert_eq!(*steps, serde_json::json!(expected), "{status}");
+    assert!(!receiver.measurement("heartbeat").is_empty(), "it ran before");
+    collector.wait_for("faulty", "running");
+}
+
+#[test]
 fn a_collector_that_eats_memory_does_less_then_ends_and_is_started_again() {
     let (receiver, plugins) = (Receiver::start(), PluginFolder::new());
     let collector = collector(&receiver, &plugins, "eat-memory", &["--res-mem", "120MiB"]);
@@ -98,6 +118,22 @@ fn a_collector_that_eats_memory_does_less_then_ends_and_is_started_again() {
     let reason = restart_reason(&receiver);
     assert!(reason.starts_with("over the memory limit: "), "{reason}");
     assert!(reason.ends_with(" MiB of 120 MiB for 5 s"), "{reason}");
+}
+
+#[test]
+fn a_step_is_taken_back_when_memory_was_given_back() {
+    let (receiver, plugins) = (Receiver::start(), PluginFolder::new());
+    let collector = collector(&receiver, &plugins, "binge", &["--res-mem", "128MiB"]);
+    wait_for_step(&collector, "memory", "smaller_queue");
+    wait::until("the step is taken back", || {
+        let status = collector.status();
+        if status["limits"][0]["steps"] == serde_json::json!([]) {
+            Ok(())
+        } else {
+            Err(status["limits"].to_string())
+        }
+    });
+    assert!(collector.log().contains("well below a limit again"), "{}", collector.log());
 }
 
 #[test]
@@ -162,7 +198,7 @@ fn limits_that_are_not_exceeded_do_nothing_under_load() {
     let text = collector.metrics();
     let steps: Vec<_> =
         text.lines().filter(|line| line.starts_with("datakit_ebpf_limit_steps_total{")).collect();
-    assert_eq!(steps.len(), 11, "{text}");
+    assert_eq!(steps.len(), 10, "{text}");
     assert!(steps.iter().all(|line| line.ends_with(" 0")), "{steps:#?}");
     for resource in ["cpu", "memory", "bandwidth"] {
         let used = format!(r#"datakit_ebpf_limit_used_ratio{{resource="{resource}"}}"#);

@@ -166,6 +166,8 @@ pub(crate) struct Limits {
     pub(crate) mem_bytes: Option<u64>,
     /// Bytes a second that this process sends and receives, both together.
     pub(crate) net_bytes_per_s: Option<u64>,
+    /// Names of the plugins that are stopped while a limit is near.
+    pub(crate) optional: Vec<String>,
 }
 
 /// Which share of points to send.

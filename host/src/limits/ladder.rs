@@ -56,6 +56,11 @@ impl Ladder {
         }
     }
 
+    /// All steps.
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
     /// The steps that are taken.
     pub(super) fn taken(&self) -> &[Step] {
         self.steps.get(..self.taken).unwrap_or_default()

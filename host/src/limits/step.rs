@@ -21,6 +21,8 @@ pub(super) enum Step {
     SampleHalf,
     SampleQuarter,
     SampleEighth,
+    /// Stop the plugins that the operator can do without.
+    PausePlugins,
 }
 
 impl Resource {
@@ -42,17 +44,19 @@ impl Resource {
         }
     }
 
-    /// What helps, the mildest first.
-    pub(super) fn steps(self) -> Vec<Step> {
+    /// What helps, the mildest first. Plugins are paused only if there are any to pause.
+    pub(super) fn steps(self, can_pause: bool) -> Vec<Step> {
         use Step::{SampleEighth, SampleHalf, SampleQuarter, SlowerUploads, SmallerQueue};
-        match self {
+        let mut steps = match self {
             // What waits costs no CPU.
             Self::Cpu => vec![SampleHalf, SampleQuarter, SampleEighth],
-            // Fewer points wait, and fewer are encoded at a time.
-            Self::Memory => vec![SmallerQueue, SampleHalf, SampleQuarter, SampleEighth],
+            // Fewer points wait, and fewer are encoded at a time; that ends soon to matter.
+            Self::Memory => vec![SmallerQueue, SampleHalf, SampleQuarter],
             // What does not pass waits, and only what still does not is left out.
             Self::Bandwidth => vec![SlowerUploads, SampleHalf, SampleQuarter, SampleEighth],
-        }
+        };
+        steps.extend(can_pause.then_some(Step::PausePlugins));
+        steps
     }
 
     /// For how many seconds the limit may be exceeded. Memory that is not there ends others too.
@@ -82,6 +86,7 @@ impl Step {
             Self::SampleHalf => "sample_1_2",
             Self::SampleQuarter => "sample_1_4",
             Self::SampleEighth => "sample_1_8",
+            Self::PausePlugins => "pause_plugins",
         }
     }
 }
@@ -93,6 +98,7 @@ pub(super) struct Demands {
     pub(super) smaller_queue: bool,
     /// How often the share of points that is kept is halved.
     pub(super) halvings: u32,
+    pub(super) paused_plugins: bool,
 }
 
 impl FromIterator<Step> for Demands {
@@ -105,6 +111,7 @@ impl FromIterator<Step> for Demands {
                 Step::SampleHalf => demands.halvings = demands.halvings.max(1),
                 Step::SampleQuarter => demands.halvings = demands.halvings.max(2),
                 Step::SampleEighth => demands.halvings = demands.halvings.max(3),
+                Step::PausePlugins => demands.paused_plugins = true,
             }
         }
         demands
@@ -118,9 +125,17 @@ mod tests {
     #[test]
     fn the_hardest_step_of_all_resources_counts() {
         let taken = [Step::SampleHalf, Step::SmallerQueue, Step::SampleQuarter, Step::SampleHalf];
-        let expected = Demands { slower_uploads: false, smaller_queue: true, halvings: 2 };
+        let expected = Demands { smaller_queue: true, halvings: 2, ..Demands::default() };
         assert_eq!(taken.into_iter().collect::<Demands>(), expected);
         assert_eq!(Demands::from_iter([]), Demands::default());
+    }
+
+    #[test]
+    fn plugins_are_paused_last_and_only_if_there_are_any() {
+        for resource in [Resource::Cpu, Resource::Memory, Resource::Bandwidth] {
+            assert_eq!(resource.steps(true).last(), Some(&Step::PausePlugins));
+            assert!(!resource.steps(false).contains(&Step::PausePlugins));
+        }
     }
 
     #[test]

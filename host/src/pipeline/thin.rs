@@ -81,11 +81,10 @@ mod tests {
     fn groups_stay_together_and_less_is_a_part_of_more() {
         let points = pairs();
         let thinner = Thinner::default();
-        let thinned = |halvings| {
+        let [half, quarter] = [1, 2].map(|halvings| {
             thinner.set(halvings);
             kept(&thinner.thin(Decision::All, &points).0)
-        };
-        let (half, quarter) = (thinned(1), thinned(2));
+        });
         assert!(half.chunks(2).all(|pair| pair[0] == pair[1]));
         assert!(half.iter().zip(&quarter).all(|(half, quarter)| *half || !quarter));
     }

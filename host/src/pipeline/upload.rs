@@ -52,7 +52,7 @@ pub(crate) enum UploadError {
 /// A way to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    client: reqwest::Client,
+    http: reqwest::Client,
     server: String,
     traffic: Arc<Traffic>,
 }
@@ -73,13 +73,13 @@ impl Client {
             // Plain HTTP must not depend on certificates being installed.
             client = client.tls_certs_only([]);
         }
-        let client = client.build().context("set up the HTTP client")?;
-        Ok(Self { client, server: server.to_owned(), traffic })
+        let http = client.build().context("set up the HTTP client")?;
+        Ok(Self { http, server: server.to_owned(), traffic })
     }
 
     pub(crate) async fn post(&self, request: &Request) -> Result<(), UploadError> {
         let Request { target, content_type, body, points: _ } = request;
-        let mut post = self.client.post(format!("{}{target}", self.server)).body(body.clone());
+        let mut post = self.http.post(format!("{}{target}", self.server)).body(body.clone());
         if let Some(content_type) = content_type {
             post = post.header(CONTENT_TYPE, *content_type);
         }

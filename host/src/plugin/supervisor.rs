@@ -21,12 +21,17 @@ use crate::pipeline::ledger::Ledger;
 use crate::plugin::callbacks::Callbacks;
 use crate::plugin::loader;
 
+/// Why an optional plugin does not run.
+const PAUSED: &str = "paused: a limit is near";
+
 /// What others ask of the supervisor's thread.
 pub(crate) enum Request {
     /// A plugin says that it cannot go on.
     Failed { plugin: Arc<str>, reason: String },
     /// Somebody wants to know how the plugins are.
     Report(oneshot::Sender<Vec<Report>>),
+    /// Stop these plugins for a while, or start them again.
+    Pause { plugins: Vec<String>, pause: bool },
     /// Stop all plugins and end.
     Stop,
 }
@@ -44,7 +49,7 @@ pub(crate) struct Report {
     pub(crate) name: Arc<str>,
     pub(crate) version: String,
     pub(crate) state: State,
-    /// Why it has failed.
+    /// Why it has failed, or is paused.
     pub(crate) reason: Option<String>,
     /// When it came into this state, in seconds since 1970.
     pub(crate) since: u64,
@@ -102,14 +107,14 @@ impl Supervisor {
         let thread = Builder::new()
             .name("supervisor".into())
             .spawn(move || {
-                let mut plugins: Vec<_> = plugins
-                    .into_iter()
-                    .map(|(settings, name)| {
-                        launch(&origin, name, &settings, &surroundings, &sender)
-                    })
-                    .collect();
-                tell_if_all_failed(&plugins, &surroundings);
-                serve(&inbox, &mut plugins, &surroundings);
+                let start = |(settings, name): &(String, Arc<str>)| {
+                    launch(&origin, Arc::clone(name), settings, &surroundings, &sender)
+                };
+                let mut entries: Vec<_> = plugins.iter().map(start).collect();
+                tell_if_all_failed(&entries, &surroundings);
+                let start_again =
+                    |name: &str| plugins.iter().find(|(_, of)| of.as_ref() == name).map(start);
+                serve(&inbox, &mut entries, &surroundings, start_again);
             })
             .context("start the supervisor's thread")?;
         Ok(Self { requests, thread })
@@ -179,7 +184,12 @@ fn open_and_start(origin: &Origin, entry: &mut Entry, settings: &str, host: Host
     plugin.start().into_result().map_err(|error| anyhow!("{error}"))
 }
 
-fn serve(requests: &Receiver<Request>, plugins: &mut [Entry], surroundings: &Surroundings) {
+fn serve(
+    requests: &Receiver<Request>,
+    plugins: &mut [Entry],
+    surroundings: &Surroundings,
+    start_again: impl Fn(&str) -> Option<Entry>,
+) {
     for request in requests {
         match request {
             Request::Failed { plugin, reason } => {
@@ -192,6 +202,19 @@ fn serve(requests: &Receiver<Request>, plugins: &mut [Entry], surroundings: &Sur
                 let reports = plugins.iter().map(Entry::report).collect();
                 if answer.send(reports).is_err() {
                     warn!("nobody waited for the report on plugins");
+                }
+            }
+            Request::Pause { plugins: names, pause } => {
+                for entry in plugins.iter_mut().filter(|of| names.iter().any(|n| **n == *of.name)) {
+                    if pause && entry.state == State::Running {
+                        entry.reason = Some(PAUSED.into());
+                        entry.stop(State::Stopped);
+                    } else if !pause
+                        && entry.state == State::Stopped
+                        && let Some(started) = start_again(&entry.name)
+                    {
+                        *entry = started;
+                    }
                 }
             }
             Request::Stop => {
