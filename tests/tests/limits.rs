@@ -195,7 +195,10 @@ fn limits_that_are_not_exceeded_do_nothing_under_load() {
             && status["sent_bytes"].as_u64() > Some(20 << 20);
         if is_enough { Ok(()) } else { Err(status.to_string()) }
     });
+    let bodies: usize = receiver.requests().iter().map(|request| request.len).sum();
     let text = collector.metrics();
+    let sent = metric(&text, r#"datakit_ebpf_network_bytes_total{direction="sent"}"#);
+    assert!(sent >= bodies as f64, "{sent} of at least {bodies} bytes were counted");
     let steps: Vec<_> =
         text.lines().filter(|line| line.starts_with("datakit_ebpf_limit_steps_total{")).collect();
     assert_eq!(steps.len(), 10, "{text}");
