@@ -9,6 +9,7 @@
 //! | `plugin` | names -> running plugins -> points |
 //! | `pipeline` | points -> tagged, batched, encoded, uploaded, accounted for |
 //! | `output` | points -> a terminal or a file |
+//! | `limits`, `traffic` | what the collector uses -> less of it, or its end |
 //! | `telemetry` | the log, `/status` and `/metrics` |
 
 use std::env;
@@ -19,6 +20,7 @@ use telemetry::log::{say, say_error};
 mod cli;
 mod config;
 mod last_error;
+mod limits;
 mod output;
 mod pidfile;
 mod pipeline;
@@ -26,6 +28,7 @@ mod plugin;
 mod run;
 mod supervise;
 mod telemetry;
+mod traffic;
 
 fn command() -> cli::Command {
     cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir())
@@ -66,6 +69,10 @@ fn main() -> ExitCode {
                 say_error(format_args!("datakit-ebpf: {error:#}"));
                 if error.is::<run::Panicked>() {
                     return ExitCode::from(supervise::PANICKED);
+                }
+                if error.is::<limits::OverLimit>() {
+                    supervise::tell_parent(&error.to_string());
+                    return ExitCode::from(supervise::OVER_LIMIT);
                 }
                 ExitCode::FAILURE
             }

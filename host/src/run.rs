@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, Output};
 use crate::last_error;
+use crate::limits::{Controls, OverLimit, Watch};
 use crate::output::console::Console;
 use crate::output::file::FileSink;
 use crate::pidfile::PidFile;
@@ -29,6 +30,7 @@ use crate::pipeline::{Pipeline, Treatment};
 use crate::plugin::supervisor::{Supervisor, Surroundings};
 use crate::supervise;
 use crate::telemetry::{log, server};
+use crate::traffic::Traffic;
 
 /// How long plugins may take to stop, and then the rest of the queue to be uploaded.
 const LAST_CALL: Duration = Duration::from_secs(10);
@@ -98,13 +100,15 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
     }
     let backlog = Arc::new(backlog);
     let (end, ending) = watch::channel(false);
-    let client = uploads.then(|| Client::new(&config.api_server)).transpose()?;
+    let traffic = Arc::<Traffic>::default();
+    let client =
+        uploads.then(|| Client::new(&config.api_server, Arc::clone(&traffic))).transpose()?;
     let uploader = client
         .clone()
         .map(|client| tokio::spawn(Uploader::new(client, Arc::clone(&backlog), ending).run()));
     let (last_errors, reports) = flume::bounded(LAST_ERRORS);
     if let Some(reason) = supervise::restarted_after() {
-        warn!(reason, "the collector before this one has crashed");
+        warn!(reason, "the collector before this one has not ended in order");
         last_errors.try_send(format!("the collector was started again after: {reason}")).ok();
     }
     if let Some(client) = client {
@@ -124,17 +128,24 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
         }),
     }));
     supervisor.apply(&config)?;
+    let mut watch = Watch::new(
+        &config.limits,
+        Controls {
+            backlog: Arc::clone(&backlog),
+            thinner: pipeline.thinner(),
+            traffic: Arc::clone(&traffic),
+            pause_plugins: pausing(&config, &supervisor),
+        },
+    )?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
 
     if let Some(address) = config.status_listen.clone() {
         let (ledger, backlog) = (Arc::clone(&ledger), Arc::clone(&backlog));
         let (supervisor, rates) = (Arc::clone(&supervisor), pipeline.rates());
-        let sources = server::Sources { supervisor, ledger, backlog, rates, started };
-        tokio::spawn(async move {
-            if let Err(error) = server::serve(&address, sources).await {
-                warn!(error = %format!("{error:#}"), "status and metrics are not served");
-            }
-        });
+        let limits = watch.standings();
+        let sources =
+            server::Sources { supervisor, ledger, backlog, rates, limits, traffic, started };
+        serve_status(address, sources);
     }
 
     let mut config = config;
@@ -150,6 +161,10 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
             }
             // Under DataKit it stays, to tell why; a person at a terminal has been told.
             () = supervisor.watch(!uploads) => break Err(anyhow!("no plugin runs")),
+            over = watch.over() => {
+                warn!(reason = %over, "collector ends");
+                break Err(over.into());
+            }
             has_panicked = pipeline_ended.wait() => {
                 if has_panicked {
                     break Err(Panicked.into());
@@ -180,7 +195,25 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
         warn!(points = left, where_to, "the receiver did not take all points in time");
     }
     backlog.finish();
-    stopped.flatten().and(outcome)
+    match outcome {
+        // To be started again, also if not all parts have stopped in time.
+        Err(over) if over.is::<OverLimit>() => Err(over),
+        outcome => stopped.flatten().and(outcome),
+    }
+}
+
+fn serve_status(address: String, sources: server::Sources) {
+    tokio::spawn(async move {
+        if let Err(error) = server::serve(&address, sources).await {
+            warn!(error = %format!("{error:#}"), "status and metrics are not served");
+        }
+    });
+}
+
+/// What stops the plugins that the operator can do without, and starts them again.
+fn pausing(config: &Config, supervisor: &Arc<Supervisor>) -> Box<dyn Fn(bool) + Send> {
+    let (supervisor, optional) = (Arc::clone(supervisor), config.limits.optional.clone());
+    Box::new(move |pause| supervisor.pause(&optional, pause))
 }
 
 /// Puts what has changed in the configuration into effect; what has not goes on untouched.

@@ -1,18 +1,23 @@
 //! Started again after a crash, which DataKit never does: this process starts the collector as a
 //! child, waits, and starts it again with growing pauses. Signals go on to the child; if this
-//! process is killed, the kernel kills the child, so nothing is left behind.
+//! process is killed, the kernel kills the child, so nothing is left behind. A child that ends on
+//! purpose leaves a sentence, which the next one reports.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{self, ExitCode, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::process::{Child, Command};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 use crate::config::{Config, Supervise};
 use crate::run::{RELOAD, Signals};
@@ -22,6 +27,12 @@ const PARENT: &str = "DATAKIT_EBPF_PARENT";
 
 /// Says to the child why the one before it ended.
 const REASON: &str = "DATAKIT_EBPF_RESTARTED_AFTER";
+
+/// Says to the child where to write why it ends, if it can tell.
+const LAST_WORDS: &str = "DATAKIT_EBPF_LAST_WORDS";
+
+/// More than any reason is long.
+const LONGEST_REASON: u64 = 4096;
 
 /// What a Rust program that panics exits with.
 pub(crate) const PANICKED: u8 = 101;
@@ -49,6 +60,15 @@ pub(crate) fn is_wanted(config: &Config) -> bool {
 /// Why the collector before this one ended, if there was one.
 pub(crate) fn restarted_after() -> Option<String> {
     env::var(REASON).ok()
+}
+
+/// In the child: tells its parent why it is about to end. Without a parent nobody listens.
+pub(crate) fn tell_parent(reason: &str) {
+    let Ok(path) = env::var(LAST_WORDS) else { return };
+    let told = OpenOptions::new().write(true).open(path);
+    if let Err(error) = told.and_then(|mut file| file.write_all(reason.as_bytes())) {
+        warn!(%error, "the supervising process does not hear why this one ends");
+    }
 }
 
 /// In the child: ends with its parent, even if that is killed.
@@ -79,7 +99,8 @@ async fn supervise() -> Result<ExitCode> {
     let mut reason = None;
     loop {
         let started = Instant::now();
-        let mut child = start(reason.as_deref())?;
+        let words = memory_file()?;
+        let mut child = start(reason.as_deref(), &words)?;
         let id = child.id();
         let status = loop {
             tokio::select! {
@@ -95,7 +116,7 @@ async fn supervise() -> Result<ExitCode> {
         if !is_crash(status) {
             return Ok(code_of(status));
         }
-        reason = Some(status.to_string());
+        reason = Some(read(words).unwrap_or_else(|| status.to_string()));
         if started.elapsed() > RAN_WELL {
             pause = FIRST_PAUSE;
         }
@@ -109,9 +130,24 @@ async fn supervise() -> Result<ExitCode> {
     }
 }
 
-fn start(reason: Option<&str>) -> Result<Child> {
+/// A file in memory that a child inherits. Nothing is left of it whoever is killed.
+fn memory_file() -> Result<File> {
+    let file = memfd_create("last-words", MemfdFlags::empty());
+    Ok(file.context("make a file in memory")?.into())
+}
+
+/// What was written there, if anything was.
+fn read(mut words: File) -> Option<String> {
+    let mut text = Vec::new();
+    words.rewind().ok()?;
+    words.take(LONGEST_REASON).read_to_end(&mut text).ok()?;
+    (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+fn start(reason: Option<&str>, words: &File) -> Result<Child> {
     let mut command = Command::new(env::current_exe().context("find the own executable")?);
     command.args(env::args_os().skip(1)).env(PARENT, process::id().to_string());
+    command.env(LAST_WORDS, format!("/proc/self/fd/{}", words.as_raw_fd()));
     if let Some(reason) = reason {
         command.env(REASON, reason);
     }

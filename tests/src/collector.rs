@@ -146,6 +146,8 @@ impl Setup {
 pub struct Ledger {
     /// Taken from plugins.
     pub emitted: u64,
+    /// Left out on purpose.
+    pub sampled_out: u64,
     /// Answered 200.
     pub uploaded: u64,
     /// On their way.
@@ -157,7 +159,8 @@ pub struct Ledger {
 impl Ledger {
     /// Whether every point is accounted for.
     pub fn balances(&self) -> bool {
-        self.emitted == self.uploaded + self.queued + self.dropped.values().sum::<u64>()
+        let elsewhere = self.sampled_out + self.dropped.values().sum::<u64>();
+        self.emitted == self.uploaded + self.queued + elsewhere
     }
 }
 
@@ -228,6 +231,11 @@ impl Collector {
         self.get("/metrics").expect("a running collector answers")
     }
 
+    /// `/metrics`, or why there is none.
+    pub fn try_metrics(&self) -> Result<String, String> {
+        self.get("/metrics")
+    }
+
     /// The entry of a plugin in `/status`.
     #[track_caller]
     pub fn plugin(&self, name: &str) -> Option<Value> {
@@ -260,6 +268,7 @@ impl Collector {
         let dropped = ledger["dropped"].as_object().unwrap_or_else(|| panic!("ledger: {ledger}"));
         Ledger {
             emitted: count(&ledger["emitted"]),
+            sampled_out: count(&ledger["sampled_out"]),
             uploaded: count(&ledger["uploaded"]),
             queued: count(&ledger["queued"]),
             dropped: dropped.iter().map(|(reason, n)| (reason.clone(), count(n))).collect(),

@@ -193,12 +193,14 @@ pub(crate) enum Supervise {
 /// What the collector may use; none: no limit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
-    /// CPU cores.
+    /// CPU cores of this process and its children.
     pub(crate) cpu_cores: Option<f64>,
-    /// Bytes of resident memory.
+    /// Bytes of resident memory, likewise.
     pub(crate) mem_bytes: Option<u64>,
-    /// Bytes a second, per network card and direction.
+    /// Bytes a second that this process sends and receives, both together.
     pub(crate) net_bytes_per_s: Option<u64>,
+    /// Names of the plugins that are stopped while a limit is near.
+    pub(crate) optional: Vec<String>,
 }
 
 /// Which share of points to send.

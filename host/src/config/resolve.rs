@@ -210,6 +210,7 @@ fn limits(layers: &Layers<'_>) -> Result<Limits> {
         mem_bytes: parse(layers, "res-mem", units::size)?.filter(|bytes| *bytes > 0),
         net_bytes_per_s: parse(layers, "res-bandwidth", units::bandwidth)?
             .filter(|bytes| *bytes > 0),
+        optional: layers.names("optional"),
     })
 }
 

@@ -126,7 +126,7 @@ fn line(key: &RowKey, row: &Row) -> String {
 }
 
 /// A count of bytes with three digits and a binary unit.
-fn bytes(count: i64) -> String {
+pub(crate) fn bytes(count: i64) -> String {
     let mut value = count as f64;
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter().peekable();
     loop {

@@ -20,6 +20,7 @@ use crate::pipeline::spool::{Dropped, Next, Recovered, Spool};
 #[derive(Debug)]
 pub(crate) struct Backlog {
     memory: Queue,
+    memory_bytes: u64,
     disk: Option<Arc<Spool>>,
     ledger: Arc<Ledger>,
     arrived: Notify,
@@ -40,6 +41,7 @@ impl Backlog {
     pub(crate) fn in_memory(limit_bytes: u64, ledger: Arc<Ledger>) -> Self {
         Self {
             memory: Queue::new(limit_bytes),
+            memory_bytes: limit_bytes,
             disk: None,
             ledger,
             arrived: Notify::new(),
@@ -60,6 +62,12 @@ impl Backlog {
         }
         self.disk = Some(Arc::new(spool));
         Ok(self)
+    }
+
+    /// Takes a quarter of the memory that it may, or all of it again. What is on disk stays.
+    pub(crate) fn make_small(&self, is_small: bool) {
+        let limit_bytes = if is_small { self.memory_bytes / 4 } else { self.memory_bytes };
+        self.memory.resize(limit_bytes);
     }
 
     pub(crate) fn push(&self, request: Request, account: &Arc<Account>) {

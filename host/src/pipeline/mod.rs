@@ -1,7 +1,7 @@
 //! The way of a point through the host, top to bottom.
 //!
 //! ```text
-//! plugin --Points--> Inbox ==bounded==> sample -> enrich -> sink: console, file, or
+//! plugin --Points--> Inbox ==bounded==> sample -> thin -> enrich -> sink: console, file, or
 //!                                       encode -> Backlog ==bounded==> upload --> DataKit
 //! ```
 //!
@@ -28,6 +28,7 @@ mod queue;
 pub(crate) mod rates;
 mod sample;
 mod spool;
+pub(crate) mod thin;
 pub(crate) mod upload;
 pub(crate) mod wire;
 
@@ -38,6 +39,7 @@ use ledger::Account;
 use outlet::{Flow, Outlet};
 use rates::Rates;
 use sample::Sampler;
+use thin::Thinner;
 use wire::Batch;
 
 /// What is done to every point on its way.
@@ -55,6 +57,7 @@ pub(crate) struct Pipeline {
     thread: JoinHandle<()>,
     ended: Arc<Ended>,
     rates: Arc<Rates>,
+    thinner: Arc<Thinner>,
 }
 
 impl Pipeline {
@@ -63,20 +66,26 @@ impl Pipeline {
         let ended = Arc::<Ended>::default();
         let at_end = TellAtEnd(Arc::clone(&ended));
         let rates = Arc::<Rates>::default();
-        let told = Arc::clone(&rates);
+        let thinner = Arc::<Thinner>::default();
+        let shared = Shared { rates: Arc::clone(&rates), thinner: Arc::clone(&thinner) };
         let thread = Builder::new()
             .name("pipeline".into())
             .spawn(move || {
                 let _at_end = at_end;
-                run(&delivery, treatment, outlet, &told);
+                run(&delivery, treatment, outlet, shared);
             })
             .context("start the pipeline's thread")?;
-        Ok(Self { inbox, thread, ended, rates })
+        Ok(Self { inbox, thread, ended, rates, thinner })
     }
 
     /// What the sampler keeps.
     pub(crate) fn rates(&self) -> Arc<Rates> {
         Arc::clone(&self.rates)
+    }
+
+    /// Leaves out more than the sampler does.
+    pub(crate) fn thinner(&self) -> Arc<Thinner> {
+        Arc::clone(&self.thinner)
     }
 
     /// Told when the thread has ended, for whatever reason.
@@ -127,12 +136,18 @@ impl Drop for TellAtEnd {
     }
 }
 
-fn run(delivery: &Delivery, treatment: Treatment, mut outlet: Outlet, rates: &Rates) {
-    let mut line = Line::new(treatment);
+/// What others look at or change while the thread runs.
+struct Shared {
+    rates: Arc<Rates>,
+    thinner: Arc<Thinner>,
+}
+
+fn run(delivery: &Delivery, treatment: Treatment, mut outlet: Outlet, shared: Shared) {
+    let mut line = Line::new(treatment, shared);
     loop {
         match delivery.next(outlet.tick_interval()) {
             Some(Item::Batch(points, account)) => {
-                let batch = line.process(points, &account, rates);
+                let batch = line.process(points, &account);
                 if let Flow::Ended = outlet.take(batch, &account) {
                     return;
                 }
@@ -148,14 +163,15 @@ fn run(delivery: &Delivery, treatment: Treatment, mut outlet: Outlet, rates: &Ra
 struct Line {
     sampling: Sampling,
     sampler: Sampler,
+    shared: Shared,
     tells_rate: bool,
     enricher: Enricher,
 }
 
 impl Line {
-    fn new(treatment: Treatment) -> Self {
+    fn new(treatment: Treatment, shared: Shared) -> Self {
         let Treatment { sampling, tells_rate, enricher } = treatment;
-        Self { sampling, sampler: Sampler::new(sampling), tells_rate, enricher }
+        Self { sampling, sampler: Sampler::new(sampling), shared, tells_rate, enricher }
     }
 
     /// A sampler whose task is unchanged keeps what it knows.
@@ -167,12 +183,13 @@ impl Line {
         (self.tells_rate, self.enricher) = (tells_rate, enricher);
     }
 
-    fn process(&mut self, points: Points, account: &Account, rates: &Rates) -> Batch {
+    fn process(&mut self, points: Points, account: &Account) -> Batch {
         let category = points.category();
         let decision = self.sampler.keep(&points, Instant::now());
-        let rate = self.sampler.rate(category);
+        let (decision, share) = self.shared.thinner.thin(decision, &points);
+        let rate = self.sampler.rate(category) * share;
         account.sampled_out(decision.left_out());
-        rates.set(category, rate);
+        self.shared.rates.set(category, rate);
         let mut batch = Batch::of_kept(points, |index| decision.keeps(index));
         if self.tells_rate {
             batch.add_field("sampling_rate", rate);

@@ -106,7 +106,7 @@ impl FromIterator<bool> for Decision {
 }
 
 /// What decides on a point: evenly spread over all numbers, and the same in every process.
-fn key(points: &Points, point: Point<'_>) -> u64 {
+pub(super) fn key(points: &Points, point: Point<'_>) -> u64 {
     if point.group() != 0 {
         return mix(point.group());
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
+use reqwest::{Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -17,12 +17,19 @@ use crate::pipeline::backlog::Backlog;
 use crate::pipeline::encode::Request;
 use crate::pipeline::entry::Entry;
 use crate::pipeline::ledger::DropReason;
+use crate::traffic::Traffic;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
+
+/// The head of a request without its target, about.
+const REQUEST_HEAD: usize = 200;
+
+/// The status line of an answer, about.
+const STATUS_LINE: usize = 17;
 
 /// How often a request may be answered with an error of the server before another one is tried:
 /// if that one goes through, the fault lies with the first.
@@ -45,13 +52,14 @@ pub(crate) enum UploadError {
 /// A way to one server.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    client: reqwest::Client,
+    http: reqwest::Client,
     server: String,
+    traffic: Arc<Traffic>,
 }
 
 impl Client {
-    /// `server` is a base URL without a slash at its end.
-    pub(crate) fn new(server: &str) -> Result<Self> {
+    /// `server` is a base URL without a slash at its end. All that passes is counted in `traffic`.
+    pub(crate) fn new(server: &str, traffic: Arc<Traffic>) -> Result<Self> {
         // Fails only if it was done before.
         rustls::crypto::ring::default_provider().install_default().ok();
         let mut client = reqwest::Client::builder()
@@ -65,22 +73,29 @@ impl Client {
             // Plain HTTP must not depend on certificates being installed.
             client = client.tls_certs_only([]);
         }
-        let client = client.build().context("set up the HTTP client")?;
-        Ok(Self { client, server: server.to_owned() })
+        let http = client.build().context("set up the HTTP client")?;
+        Ok(Self { http, server: server.to_owned(), traffic })
     }
 
     pub(crate) async fn post(&self, request: &Request) -> Result<(), UploadError> {
         let Request { target, content_type, body, points: _ } = request;
-        let mut post = self.client.post(format!("{}{target}", self.server)).body(body.clone());
+        let mut post = self.http.post(format!("{}{target}", self.server)).body(body.clone());
         if let Some(content_type) = content_type {
             post = post.header(CONTENT_TYPE, *content_type);
         }
         // The URL is in the log line already.
         let away = |error: reqwest::Error| UploadError::Away(error.without_url().into());
-        let answer = post.send().await.map_err(away)?;
+        let answer = post.send().await;
+        // Nothing was sent where nobody listens.
+        if !answer.as_ref().is_err_and(reqwest::Error::is_connect) {
+            self.traffic.count_sent(size_of(request));
+        }
+        let answer = answer.map_err(away)?;
+        self.traffic.count_received(size_of_head(&answer));
         let status = answer.status();
         // The body is read so that the connection can be used again.
         let text = answer.text().await.map_err(away)?;
+        self.traffic.count_received(text.len());
         match status {
             // DataKit answers 200; something in between may say it in another way.
             _ if status.is_success() => Ok(()),
@@ -96,6 +111,17 @@ impl Client {
             _ => Err(UploadError::Refused(status)),
         }
     }
+}
+
+/// What it takes on the wire, about.
+fn size_of(request: &Request) -> usize {
+    REQUEST_HEAD + request.target.len() + request.body.len()
+}
+
+fn size_of_head(answer: &Response) -> usize {
+    // ": " and a line's end.
+    let lines = answer.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    STATUS_LINE + lines.sum::<usize>() + 2
 }
 
 /// Empties the backlog into a server.
@@ -121,7 +147,16 @@ impl Uploader {
     /// is entered as lost in the shutdown.
     pub(crate) async fn run(mut self) {
         while let Some(entry) = self.backlog.pop().await {
+            let bytes = size_of(&entry.request) as u64;
             self.deliver(entry).await;
+            self.rest_after(bytes).await;
+        }
+    }
+
+    /// Waits if uploads are held back, except at the end. What waits meanwhile is in the backlog.
+    async fn rest_after(&mut self, bytes: u64) {
+        if let Some(pause) = self.client.traffic.pause_after(bytes) {
+            timeout(pause, self.ending.wait_for(|ending| *ending)).await.ok();
         }
     }
 

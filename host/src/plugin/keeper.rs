@@ -23,12 +23,15 @@ use crate::plugin::state::{Report, Standing, State, Strikes};
 use crate::plugin::supervisor::Surroundings;
 use crate::plugin::threads::Threads;
 
+/// Why a plugin is stopped for a while.
+const PAUSED: &str = "paused: a limit is near";
+
 /// What a keeper's thread is told.
 pub(crate) enum Order {
     /// Run, from now on like this.
     Run(Task),
-    /// Stop, but be ready for more.
-    Rest,
+    /// Stop, but be ready for more; with a reason, if it is only for a while.
+    Rest(Option<&'static str>),
     /// The plugin says that it cannot go on. `life` tells which start of it.
     Failed { life: u64, reason: String },
     /// Ask the plugin how it is, and answer when it is in the standing.
@@ -42,6 +45,7 @@ pub(crate) struct Keeper {
     pub(crate) name: Arc<str>,
     /// What it was last told to run.
     pub(crate) task: Option<Task>,
+    is_paused: bool,
     orders: Sender<Order>,
     standing: Arc<Mutex<Standing>>,
     threads: Arc<Threads>,
@@ -84,21 +88,34 @@ impl Keeper {
             .name("keeper".into())
             .spawn(move || room.serve(&inbox))
             .with_context(|| format!("start the thread that keeps plugin {name}"))?;
-        Ok(Self { name, task: None, orders, standing, threads, thread })
+        Ok(Self { name, task: None, is_paused: false, orders, standing, threads, thread })
     }
 
     /// Has the plugin run like this from now on. Nothing happens if it does already.
     pub(crate) fn run(&mut self, task: Task) {
         if self.task.as_ref() != Some(&task) || self.standing().is_given_up() {
             self.task = Some(task.clone());
-            self.order(Order::Run(task));
+            if !self.is_paused {
+                self.order(Order::Run(task));
+            }
+        }
+    }
+
+    /// Has the plugin stop for a while, or go on.
+    pub(crate) fn pause(&mut self, pause: bool) {
+        if self.is_paused == pause {
+            return;
+        }
+        self.is_paused = pause;
+        if let Some(task) = self.task.clone() {
+            self.order(if pause { Order::Rest(Some(PAUSED)) } else { Order::Run(task) });
         }
     }
 
     /// Has the plugin stop.
     pub(crate) fn rest(&mut self) {
         if self.task.take().is_some() {
-            self.order(Order::Rest);
+            self.order(Order::Rest(None));
         }
     }
 
@@ -168,9 +185,12 @@ impl Room {
                     self.strikes.forget();
                     self.start();
                 }
-                Order::Rest => {
+                Order::Rest(reason) => {
                     self.stop();
                     self.task = None;
+                    if let Some(reason) = reason {
+                        self.enter(State::Stopped, Some(reason.into()));
+                    }
                 }
                 Order::Failed { life, reason } => {
                     // Anything else is the echo of a failure that is known.

@@ -68,6 +68,15 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Stops these plugins for a while, or has them go on. Waits for none of it.
+    pub(crate) fn pause(&self, names: &[String], pause: bool) {
+        for (name, keeper) in self.keepers().iter_mut() {
+            if names.iter().any(|paused| **paused == **name) {
+                keeper.pause(pause);
+            }
+        }
+    }
+
     /// Looks after the plugins, for ever; returns if none can run any more and `may_give_up`.
     pub(crate) async fn watch(&self, may_give_up: bool) {
         loop {

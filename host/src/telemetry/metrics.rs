@@ -11,24 +11,32 @@ use prometheus::{
 };
 use tracing::debug;
 
+use crate::limits::Standing;
 use crate::pipeline::ledger::Tally;
 use crate::plugin::state::{Report, State};
 use crate::telemetry::usage::Usage;
 
 const PREFIX: &str = "datakit_ebpf";
 
+/// What is told.
+pub(crate) struct Numbers {
+    pub(crate) tallies: BTreeMap<String, Tally>,
+    pub(crate) plugins: Vec<Report>,
+    pub(crate) rates: BTreeMap<&'static str, f64>,
+    pub(crate) limits: Vec<Standing>,
+    pub(crate) usage: Usage,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+}
+
 /// The text for `/metrics`.
-pub(crate) fn render(
-    tallies: &BTreeMap<String, Tally>,
-    plugins: &[Report],
-    rates: &BTreeMap<&'static str, f64>,
-    usage: &Usage,
-) -> Result<String> {
+pub(crate) fn render(numbers: &Numbers) -> Result<String> {
     let registry = Registry::new();
-    register_points(&registry, tallies)?;
-    register_rates(&registry, rates)?;
-    register_plugins(&registry, plugins)?;
-    register_usage(&registry, usage)?;
+    register_points(&registry, &numbers.tallies)?;
+    register_rates(&registry, &numbers.rates)?;
+    register_plugins(&registry, &numbers.plugins)?;
+    register_limits(&registry, &numbers.limits)?;
+    register_usage(&registry, numbers)?;
     TextEncoder::new().encode_to_string(&registry.gather()).context("encode the metrics")
 }
 
@@ -143,7 +151,30 @@ fn register_own(
     Ok(())
 }
 
-fn register_usage(registry: &Registry, usage: &Usage) -> Result<()> {
+fn register_limits(registry: &Registry, limits: &[Standing]) -> Result<()> {
+    let help = "What is used, as a share of the limit.";
+    let used = GaugeVec::new(options("limit_used_ratio", help), &["resource"])?;
+    let used = register(registry, used)?;
+    let help = "Steps taken because a limit was near.";
+    let steps = counter(registry, "limit_steps_total", help, &["resource", "step"])?;
+    let help = "Whether the step is in force.";
+    let in_force = gauge(registry, "limit_step", help, &["resource", "step"])?;
+    for Standing { resource, limit, used: amount, steps: now, steps_taken } in limits {
+        used.with_label_values(&[*resource]).set(amount / limit);
+        for (step, times) in steps_taken {
+            steps.with_label_values(&[*resource, *step]).inc_by(*times);
+            in_force.with_label_values(&[*resource, *step]).set(i64::from(now.contains(step)));
+        }
+    }
+    Ok(())
+}
+
+fn register_usage(registry: &Registry, numbers: &Numbers) -> Result<()> {
+    let Numbers { usage, sent_bytes, received_bytes, .. } = numbers;
+    let help = "HTTP heads and bodies that this process has sent and received.";
+    let network = counter(registry, "network_bytes_total", help, &["direction"])?;
+    network.with_label_values(&["sent"]).inc_by(*sent_bytes);
+    network.with_label_values(&["received"]).inc_by(*received_bytes);
     let cpu = GaugeVec::new(
         options("process_cpu_seconds_total", "CPU time of this process, user and system."),
         &[],

@@ -3,4 +3,4 @@
 pub(crate) mod log;
 mod metrics;
 pub(crate) mod server;
-mod usage;
+pub(crate) mod usage;

@@ -6,21 +6,28 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::body::HttpBody as _;
+use axum::extract::{Path, Request as HttpRequest, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::limits::Standings;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::pipeline::rates::Rates;
 use crate::plugin::state::Report;
 use crate::plugin::supervisor::Supervisor;
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Numbers};
 use crate::telemetry::usage::Usage;
+use crate::traffic::Traffic;
+
+/// The head of a request or an answer, about.
+const HEAD: usize = 150;
 
 /// What there is to tell about.
 #[derive(Clone)]
@@ -29,6 +36,8 @@ pub(crate) struct Sources {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) rates: Arc<Rates>,
+    pub(crate) limits: Arc<Standings>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) started: Instant,
 }
 
@@ -40,8 +49,17 @@ pub(crate) async fn serve(address: &str, sources: Sources) -> Result<()> {
         .route("/status", get(status))
         .route("/metrics", get(text_metrics))
         .route("/debug/pprof/{profile}", get(profile))
+        .layer(from_fn_with_state(Arc::clone(&sources.traffic), count))
         .with_state(sources);
     axum::serve(listener, app).await.context("serve the status")
+}
+
+/// Counts what asking and answering takes.
+async fn count(State(traffic): State<Arc<Traffic>>, request: HttpRequest, next: Next) -> Response {
+    traffic.count_received(HEAD);
+    let answer = next.run(request).await;
+    traffic.count_sent(HEAD + answer.body().size_hint().lower() as usize);
+    answer
 }
 
 async fn status(State(sources): State<Sources>) -> Response {
@@ -57,6 +75,9 @@ async fn status(State(sources): State<Sources>) -> Response {
             .collect::<serde_json::Map<_, _>>(),
         "sampling_rates": sources.rates.all(),
         "spool": sources.backlog.on_disk(),
+        "limits": sources.limits.all(),
+        "sent_bytes": sources.traffic.sent(),
+        "received_bytes": sources.traffic.received(),
         "cpu_seconds": usage.cpu_seconds,
         "resident_bytes": usage.resident_bytes,
     });
@@ -97,9 +118,16 @@ fn plugin(report: &Report) -> Value {
 }
 
 async fn text_metrics(State(sources): State<Sources>) -> Response {
-    let plugins = sources.supervisor.reports().await;
-    match metrics::render(&sources.ledger.tallies(), &plugins, &sources.rates.all(), &Usage::now())
-    {
+    let numbers = Numbers {
+        tallies: sources.ledger.tallies(),
+        plugins: sources.supervisor.reports().await,
+        rates: sources.rates.all(),
+        limits: sources.limits.all(),
+        usage: Usage::now(),
+        sent_bytes: sources.traffic.sent(),
+        received_bytes: sources.traffic.received(),
+    };
+    match metrics::render(&numbers) {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }

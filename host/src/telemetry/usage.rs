@@ -1,8 +1,8 @@
-//! What this process uses.
+//! What processes use: this one, and those that it has started.
 
 use std::fs;
 
-/// CPU time and memory of this process so far.
+/// CPU time and memory of processes so far.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
@@ -10,35 +10,78 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Reads them; what cannot be read is 0.
+    /// Of this process. What cannot be read is 0.
     pub(crate) fn now() -> Self {
-        Self {
-            cpu_seconds: cpu_seconds().unwrap_or_default(),
-            resident_bytes: resident_bytes().unwrap_or_default(),
+        let [user, system, ..] = ticks("self").unwrap_or_default();
+        Self { cpu_seconds: seconds(user + system), resident_bytes: resident_bytes("self") }
+    }
+
+    /// Of this process and its children. Those that have ended count with their CPU time.
+    pub(crate) fn with_children() -> Self {
+        let mut sum = Self::default();
+        for process in children().iter().map(String::as_str).chain(["self"]) {
+            sum.cpu_seconds += seconds(ticks(process).unwrap_or_default().iter().sum());
+            sum.resident_bytes += resident_bytes(process);
         }
+        sum
     }
 }
 
-fn cpu_seconds() -> Option<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may hold anything; utime and stime are fields 14 and 15.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+/// utime, stime, and the same of children that were waited for.
+fn ticks(process: &str) -> Option<[u64; 4]> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may hold anything; utime is field 14.
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(4);
+    fields.map(|field| field.parse().ok()).collect::<Option<Vec<u64>>>()?.try_into().ok()
 }
 
-fn resident_bytes() -> Option<u64> {
-    let pages: u64 =
-        fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+fn resident_bytes(process: &str) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{process}/statm")).unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
+/// The ids of all children, whichever thread has started them.
+fn children() -> Vec<String> {
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).ok();
+    let lists = threads.filter_map(Result::ok).filter_map(of_thread);
+    lists
+        .flat_map(|ids| ids.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::Usage;
+    use std::process::{Command, Stdio};
 
     #[test]
     fn this_process_uses_memory() {
         assert!(Usage::now().resident_bytes > 100_000);
+    }
+
+    #[test]
+    fn children_count_while_they_run_and_after_their_end() {
+        let before = Usage::with_children().cpu_seconds;
+        let burn = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo; read line";
+        let mut child = Command::new("sh")
+            .args(["-c", burn])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let burnt = std::io::Read::read(&mut child.stdout.take().unwrap(), &mut [0; 1]);
+        assert_eq!(burnt.unwrap(), 1);
+        let running = Usage::with_children();
+        assert!(running.cpu_seconds > before);
+        assert!(running.resident_bytes > Usage::now().resident_bytes);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(Usage::with_children().cpu_seconds >= running.cpu_seconds);
     }
 }
