@@ -4,6 +4,8 @@
 //! | module | what comes in -> what goes out |
 //! | --- | --- |
 //! | `cli`, `config` | flags, environment, files -> a checked `Config` |
+//! | `doctor` | a `Config` -> whether it would work here, for people |
+//! | `capabilities` | the rights that collecting needs |
 //! | `supervise` | a crash -> another start |
 //! | `run` | a `Config` -> the parts below, put together and taken apart |
 //! | `plugin` | names -> running plugins -> points |
@@ -16,8 +18,10 @@ use std::process::ExitCode;
 
 use telemetry::log::{say, say_error};
 
+mod capabilities;
 mod cli;
 mod config;
+mod doctor;
 mod last_error;
 mod output;
 mod pidfile;
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
             say_error(format_args!("{text}"));
             ExitCode::FAILURE
         }
+        cli::Command::Doctor(config) => doctor::examine(&config),
         cli::Command::Plugin(command) => plugin::command::carry_out(&command),
         cli::Command::Run(config) => match collect(&config) {
             Ok(code) => code,

@@ -204,6 +204,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To collect, for which DataKit must have said what.
+    Run,
+    /// To see whether it would work, with whatever plugins there are.
+    Examine,
+}
+
 /// Makes the configuration of flags, environment and the file that a flag names.
 /// `default_plugin_dir` is where plugins are unless somebody says otherwise.
 pub(crate) fn load(
@@ -211,13 +220,14 @@ pub(crate) fn load(
     flags: Layer,
     environment: impl IntoIterator<Item = (String, String)>,
     default_plugin_dir: &Path,
+    purpose: Purpose,
 ) -> Result<Config> {
     let file = match flags.get("config") {
         Some(path) => file::read(options, Path::new(path.text()))?,
         None => File::default(),
     };
     let environment = environment::read(options, environment, "")?;
-    combine(options, environment, flags, file, default_plugin_dir)
+    combine(options, environment, flags, file, default_plugin_dir, purpose)
 }
 
 fn combine(
@@ -226,8 +236,9 @@ fn combine(
     flags: Layer,
     file: File,
     default_plugin_dir: &Path,
+    purpose: Purpose,
 ) -> Result<Config> {
     let written = vec![environment, file.environment, flags, file.args, file.keys];
     let layers = Layers::new(options, written, file.is_datakits)?;
-    resolve::config(layers, file.plugins, default_plugin_dir)
+    resolve::config(layers, file.plugins, default_plugin_dir, purpose)
 }

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use toml::{Table, Value};
 
 use super::{
-    Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Sampling, Secret, Supervise,
+    Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Purpose, Sampling, Secret, Supervise,
     layers::{Given, Layers, Unfit},
     options::Kind,
     units,
@@ -35,12 +35,13 @@ pub(super) fn config(
     mut layers: Layers<'_>,
     plugins: BTreeMap<String, Table>,
     default_plugin_dir: &Path,
+    purpose: Purpose,
 ) -> Result<Config> {
     let mut warnings = layers.take_warnings();
     let output = output(&layers)?;
     let to_datakit = output == Output::Datakit;
     let enabled = layers.names("enabled");
-    if enabled.is_empty() && to_datakit {
+    if enabled.is_empty() && to_datakit && purpose == Purpose::Run {
         bail!(
             "no plugin is enabled; name at least one with --enabled, \
              ENV_INPUT_EBPF_ENABLED_PLUGINS or enabled_plugins"

@@ -129,7 +129,7 @@ impl Supervisor {
 }
 
 /// What a plugin is told: the collector's options, and its own table.
-fn settings(config: &Config, name: &str) -> Result<String> {
+pub(crate) fn settings(config: &Config, name: &str) -> Result<String> {
     let mut settings = toml::Table::new();
     settings.insert("collector".into(), config.collector.clone().into());
     if let Some(own) = config.plugins.get(name) {
