@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use rustix::thread::no_new_privs;
 
+use crate::capabilities::{self, Executes};
 use crate::config::Config;
 use crate::plugin::manifest::Manifest;
 use crate::plugin::trial::{self, Trial};
@@ -62,6 +63,8 @@ const NEXT_LINE: &str = "\n                       ";
 /// Looks, tells, and says whether all is well.
 pub(crate) fn examine(config: &Config) -> ExitCode {
     let may_gain = !no_new_privs().unwrap_or_default();
+    // What is tried is what `run` could do, and not more.
+    capabilities::give_up_unneeded(config, Executes::Us);
     say(format_args!("This host"));
     let of_host = host::findings(Path::new("/"));
     for finding in of_host.into_iter().chain(rights::findings(may_gain)) {

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `cli`, `config` | flags, environment, files -> a checked `Config` |
 //! | `doctor` | a `Config` -> whether it would work here, for people |
-//! | `capabilities` | the rights that collecting needs |
+//! | `capabilities` | all rights that we are given -> those that collecting needs |
 //! | `supervise` | a crash -> another start |
 //! | `run` | a `Config` -> the parts below, put together and taken apart |
 //! | `plugin` | names -> running plugins -> points |
@@ -16,6 +16,7 @@
 use std::env;
 use std::process::ExitCode;
 
+use capabilities::Executes;
 use telemetry::log::{say, say_error};
 
 mod capabilities;
@@ -33,8 +34,10 @@ mod telemetry;
 
 fn collect(config: &config::Config) -> anyhow::Result<ExitCode> {
     if supervise::is_wanted(config) {
+        capabilities::give_up_unneeded(config, Executes::Us);
         return supervise::run();
     }
+    capabilities::give_up_unneeded(config, Executes::Nothing);
     supervise::follow_parent()?;
     run::run(config)?;
     Ok(ExitCode::SUCCESS)

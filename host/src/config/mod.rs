@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) supervise: Supervise,
     /// Load plugins whoever may have written their files.
     pub(crate) trust_any_plugin: bool,
+    /// Give up none of the capabilities that we are started with.
+    pub(crate) keep_capabilities: bool,
     /// Where points go.
     pub(crate) output: Output,
     /// Base URL of the DataKit that receives points; no slash at the end.

@@ -57,6 +57,7 @@ pub(super) fn config(
         plugin_dir: path("plugin-dir").unwrap_or_else(|| default_plugin_dir.to_owned()),
         supervise: parse(&layers, "supervise", supervise)?.unwrap_or(Supervise::Auto),
         trust_any_plugin: layers.switch("trust-any-plugin")?,
+        keep_capabilities: layers.switch("keep-capabilities")?,
         output,
         api_server: parse(&layers, "datakit-apiserver", units::base_url)?.unwrap_or_default(),
         trace_server: parse(&layers, "trace-server", units::base_url)?.unwrap_or_default(),

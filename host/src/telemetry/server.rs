@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::capabilities;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::pipeline::rates::Rates;
@@ -65,6 +66,7 @@ async fn status(State(sources): State<Sources>) -> Response {
             .collect::<serde_json::Map<_, _>>(),
         "sampling_rates": sources.rates.all(),
         "spool": sources.backlog.on_disk(),
+        "capabilities": capabilities::held().ok(),
         "cpu_seconds": usage.cpu_seconds,
         "resident_bytes": usage.resident_bytes,
     });
