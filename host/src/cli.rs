@@ -19,7 +19,7 @@ use clap::{
 use clap_complete::Shell;
 
 use crate::config::{
-    self, Config, flags,
+    self, Config, Purpose, flags,
     options::{Kind, Options},
 };
 use crate::plugin::command::PluginCommand;
@@ -33,6 +33,8 @@ const SHELLS: [&str; 4] = ["bash", "zsh", "fish", "powershell"];
 pub(crate) enum Command {
     /// Collect.
     Run(Box<Config>),
+    /// Say whether collecting would work here.
+    Doctor(Box<Config>),
     /// Look at plugins.
     Plugin(PluginCommand),
     /// Print this to standard output and exit with 0.
@@ -73,17 +75,24 @@ fn command(
     let Some((command, words)) = words.split_first() else {
         return Ok(Command::Print(app(&options).render_help().to_string()));
     };
-    if command != "run" {
-        return other_command(&options, command, words, default_plugin_dir);
-    }
+    let purpose = match command.as_str() {
+        "run" => Purpose::Run,
+        "doctor" => Purpose::Examine,
+        _ => return other_command(&options, command, words, default_plugin_dir),
+    };
     let flags = flags::read(&options, words, "")?;
     if flags.help {
-        return other_command(&options, "help", &["run".to_owned()], default_plugin_dir);
+        let of = std::slice::from_ref(command);
+        return other_command(&options, "help", of, default_plugin_dir);
     }
     let lossy = |text: OsString| text.to_string_lossy().into_owned();
     let environment = environment.into_iter().map(|(name, text)| (lossy(name), lossy(text)));
-    let config = config::load(&options, flags.layer, environment, default_plugin_dir)?;
-    Ok(Command::Run(Box::new(config)))
+    let config = config::load(&options, flags.layer, environment, default_plugin_dir, purpose)?;
+    let config = Box::new(config);
+    Ok(match purpose {
+        Purpose::Run => Command::Run(config),
+        Purpose::Examine => Command::Doctor(config),
+    })
 }
 
 /// Everything but `run`.
@@ -158,6 +167,9 @@ fn app(options: &Options) -> clap::Command {
     let run = clap::Command::new("run")
         .about("Collect, until told to stop")
         .args(options.flags().map(arg));
+    let doctor = clap::Command::new("doctor")
+        .about("Say whether these plugins would work on this host, and if not, what to do")
+        .args(options.flags().map(arg));
     let shells = PossibleValuesParser::new(SHELLS).try_map(|shell| shell.parse::<Shell>());
     let shell = Arg::new("shell").required(true).value_parser(shells);
     let path = |name: &'static str| Arg::new(name).value_parser(value_parser!(PathBuf));
@@ -187,6 +199,7 @@ fn app(options: &Options) -> clap::Command {
     clap::Command::new(NAME)
         .about("Collects what this host says on its network, and hands it to DataKit")
         .subcommand(run)
+        .subcommand(doctor)
         .subcommand(clap::Command::new("version").about("Print the version"))
         .subcommand(clap::Command::new("completion").about("Print a completion script").arg(shell))
         .subcommand(plugin)
@@ -243,6 +256,17 @@ mod tests {
     }
 
     #[test]
+    fn doctor_reads_what_run_reads_and_needs_no_plugin() {
+        let Command::Doctor(config) = parse_words([NAME, "doctor"]) else { panic!("no doctor") };
+        assert!(config.enabled.is_empty());
+        let words = [NAME, "doctor", "--enabled", "a", "--service", "shop"];
+        let Command::Doctor(config) = parse_words(words) else { panic!("no doctor") };
+        assert_eq!((config.enabled, config.service), (vec!["a".to_owned()], "shop".to_owned()));
+        assert!(failure(&["doctor", "--res-mem", "4XB"]).contains("is not a size"));
+        assert!(printed(&["doctor", "--help"]).contains("--enabled"));
+    }
+
+    #[test]
     fn what_datakit_passes_is_understood_without_any_environment() {
         let Command::Run(config) = parse_words(LAUNCH.lines()) else { panic!("does not run") };
         assert_eq!(config.enabled.len(), 5);
@@ -266,7 +290,7 @@ mod tests {
     fn no_command_is_a_call_for_help() {
         assert_eq!(printed(&[]), printed(&["--help"]));
         assert_eq!(printed(&["-h"]), printed(&["help"]));
-        for command in ["run", "version", "completion", "help"] {
+        for command in ["run", "doctor", "version", "completion", "help"] {
             assert!(printed(&[]).contains(&format!("\n  {command} ")), "{command}");
         }
     }

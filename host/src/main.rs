@@ -4,6 +4,8 @@
 //! | module | what comes in -> what goes out |
 //! | --- | --- |
 //! | `cli`, `config` | flags, environment, files -> a checked `Config` |
+//! | `doctor` | a `Config` -> whether it would work here, for people |
+//! | `capabilities` | all rights that we are given -> those that collecting needs |
 //! | `supervise` | a crash -> another start |
 //! | `run` | a `Config` -> the parts below, put together and taken apart |
 //! | `plugin` | names -> running plugins -> points |
@@ -15,10 +17,13 @@
 use std::env;
 use std::process::ExitCode;
 
+use capabilities::Executes;
 use telemetry::log::{say, say_error};
 
+mod capabilities;
 mod cli;
 mod config;
+mod doctor;
 mod last_error;
 mod limits;
 mod output;
@@ -45,8 +50,11 @@ fn read_again() -> anyhow::Result<config::Config> {
 
 fn collect(config: config::Config) -> anyhow::Result<ExitCode> {
     if supervise::is_wanted(&config) {
+        capabilities::give_up_unneeded(&config, Executes::Us);
         return supervise::run();
     }
+    let executes = if config.isolates() { Executes::Us } else { Executes::Nothing };
+    capabilities::give_up_unneeded(&config, executes);
     supervise::follow_parent()?;
     run::run(config, read_again)?;
     Ok(ExitCode::SUCCESS)
@@ -62,6 +70,7 @@ fn main() -> ExitCode {
             say_error(format_args!("{text}"));
             ExitCode::FAILURE
         }
+        cli::Command::Doctor(config) => doctor::examine(&config),
         cli::Command::Plugin(command) => plugin::command::carry_out(&command),
         cli::Command::Run(config) => match collect(*config) {
             Ok(code) => code,

@@ -7,6 +7,8 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -35,6 +37,8 @@ pub struct Setup {
     more: Vec<OsString>,
     often: bool,
     stdout: Stdio,
+    program: PathBuf,
+    user: Option<u32>,
 }
 
 impl Setup {
@@ -89,11 +93,35 @@ impl Setup {
         self
     }
 
+    /// Another copy of it than the one that was built.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
+        self
+    }
+
+    /// Gives the folder of its log and pid file to another user.
+    #[must_use]
+    pub fn folder_of(self, user: u32) -> Self {
+        chown(self.folder.path(), Some(user), Some(user)).expect("root may give files away");
+        self
+    }
+
+    /// Runs it as another user, who owns the folder of its log and pid file.
+    #[must_use]
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self.folder_of(user)
+    }
+
     /// Starts it, and waits for nothing.
     #[track_caller]
     pub fn spawn(self) -> Collector {
         let file = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(plugins::externals().join("datakit-ebpf"));
+        let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(self.stdout);
         command.stderr(File::create(file("stderr")).expect("a new file"));
         // What a user would write into `args`.
@@ -183,6 +211,8 @@ impl Collector {
             more: Vec::new(),
             often: true,
             stdout: Stdio::null(),
+            program: plugins::externals().join("datakit-ebpf"),
+            user: None,
         }
     }
 

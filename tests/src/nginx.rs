@@ -2,6 +2,7 @@
 //! In: a namespace. Out: a server on port 80, in both families, of one big file through `sendfile`.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -46,6 +47,29 @@ impl Nginx {
     pub fn worker(&self) -> u32 {
         self.master.children().first().copied().expect("the worker runs as long as the master")
     }
+}
+
+/// What curl says of one fetch of `/big`.
+pub struct Fetched {
+    /// Its process.
+    pub pid: u32,
+    /// Bytes that it read, headers included.
+    pub read: i64,
+    /// Bytes that it wrote.
+    pub written: i64,
+}
+
+/// Fetches `/big` with curl.
+#[track_caller]
+pub fn fetch_big(from: &Netns, address: SocketAddr) -> Fetched {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--output", "/dev/null"]);
+    curl.args(["--write-out", "%{size_download} %{size_header} %{size_request}"]);
+    let (pid, counts) = from.run(curl.arg(format!("http://{address}/big")));
+    let counts: Vec<i64> = counts.split(' ').map(|n| n.parse().expect("a number")).collect();
+    let [body, headers, request] = counts[..] else { panic!("{counts:?}") };
+    assert_eq!(body, BIG.cast_signed());
+    Fetched { pid, read: body + headers, written: request }
 }
 
 fn configuration(folder: &str) -> String {

@@ -1,7 +1,8 @@
 //! Plugin libraries for a collector to load. In: the folder that `make build` leaves, and the fixtures of these tests. Out: a
 //! plugin folder with the real net plugin and whatever a test adds.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,6 +21,40 @@ pub fn externals() -> PathBuf {
         assert!(path.is_file(), "{} is missing: run `make build` first", path.display());
     }
     folder
+}
+
+/// The user who owns nothing.
+pub const NOBODY: u32 = 65534;
+
+/// A copy of the collector and its plugins that every user may run.
+pub struct Installation {
+    folder: TempDir,
+}
+
+impl Installation {
+    /// With the net plugin, and without any file capabilities.
+    #[track_caller]
+    #[expect(clippy::new_without_default, reason = "copying files is not a default")]
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("externals").tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        fs::create_dir(folder.path().join("ebpf-plugins")).expect("a new folder");
+        for file in ["datakit-ebpf", "ebpf-plugins/libebpf_net.so"] {
+            fs::copy(externals().join(file), folder.path().join(file)).expect("a file to copy");
+        }
+        Self { folder }
+    }
+
+    /// The collector.
+    pub fn program(&self) -> PathBuf {
+        self.folder.path().join("datakit-ebpf")
+    }
+
+    /// Gives it file capabilities, as `setcap` takes them.
+    #[track_caller]
+    pub fn setcap(&self, capabilities: &str) {
+        run(Command::new("setcap").arg(capabilities).arg(self.program()));
+    }
 }
 
 /// A plugin folder of a test's own.

@@ -11,7 +11,7 @@ use io_uring::{IoUring, opcode, types};
 use system_tests::collector::Collector;
 use system_tests::flows::{Side, Tcp};
 use system_tests::hosts::{Family, Hosts};
-use system_tests::nginx::{BIG, Nginx};
+use system_tests::nginx::{Nginx, fetch_big};
 use system_tests::program;
 use system_tests::receiver::Receiver;
 use system_tests::tcp::{accept, drain};
@@ -130,17 +130,10 @@ fn a_file_served_by_nginx_agrees_with_curls_own_counts() {
     let mut written = 0;
     let mut pids = Vec::new();
     for family in [Family::V4, Family::V6] {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--output", "/dev/null"]);
-        curl.args(["--write-out", "%{size_download} %{size_header} %{size_request}"]);
-        curl.arg(format!("http://{}/big", hosts.server_address(family, 80)));
-        let (pid, counts) = hosts.client.run(&mut curl);
-        let counts: Vec<i64> = counts.split(' ').map(|n| n.parse().expect("a number")).collect();
-        let [body, headers, request] = counts[..] else { panic!("{counts:?}") };
-        assert_eq!(body, BIG.cast_signed());
-        read += body + headers;
-        written += request;
-        pids.push(pid.to_string());
+        let fetched = fetch_big(&hosts.client, hosts.server_address(family, 80));
+        read += fetched.read;
+        written += fetched.written;
+        pids.push(fetched.pid.to_string());
     }
     hosts.settle();
     collector.stop();

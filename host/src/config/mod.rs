@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 mod environment;
 mod file;
@@ -48,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) supervise: Supervise,
     /// Load plugins whoever may have written their files.
     pub(crate) trust_any_plugin: bool,
+    /// Give up none of the capabilities that we are started with.
+    pub(crate) keep_capabilities: bool,
     /// Where points go.
     pub(crate) output: Output,
     /// Base URL of the DataKit that receives points; no slash at the end.
@@ -94,7 +96,25 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
+/// The key of a plugin's table that is the host's, not the plugin's.
+pub(crate) const ISOLATION: &str = "isolation";
+
 impl Config {
+    /// Whether a plugin is to run in a process of its own.
+    pub(crate) fn is_isolated(&self, plugin: &str) -> Result<bool> {
+        let written = self.plugins.get(plugin).and_then(|table| table.get(ISOLATION));
+        match written.map(|value| value.as_str().unwrap_or_default()) {
+            Some("process") => Ok(true),
+            None | Some("none") => Ok(self.isolated.iter().any(|name| name == plugin)),
+            Some(_) => bail!("plugins.{plugin}.{ISOLATION} must be \"none\" or \"process\""),
+        }
+    }
+
+    /// Whether any plugin may be.
+    pub(crate) fn isolates(&self) -> bool {
+        !self.isolated.is_empty() || self.plugins.values().any(|own| own.contains_key(ISOLATION))
+    }
+
     /// Takes over from the configuration that is in effect what cannot be changed while the
     /// collector runs; returns the names of the options that this undoes.
     pub(crate) fn keep_what_stays(&mut self, now: &Self) -> Vec<&'static str> {
@@ -239,6 +259,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To collect, for which DataKit must have said what.
+    Run,
+    /// To see whether it would work, with whatever plugins there are.
+    Examine,
+}
+
 /// Makes the configuration of flags, environment and the file that a flag names.
 /// `default_plugin_dir` is where plugins are unless somebody says otherwise.
 pub(crate) fn load(
@@ -246,13 +275,14 @@ pub(crate) fn load(
     flags: Layer,
     environment: impl IntoIterator<Item = (String, String)>,
     default_plugin_dir: &Path,
+    purpose: Purpose,
 ) -> Result<Config> {
     let file = match flags.get("config") {
         Some(path) => file::read(options, Path::new(path.text()))?,
         None => File::default(),
     };
     let environment = environment::read(options, environment, "")?;
-    combine(options, environment, flags, file, default_plugin_dir)
+    combine(options, environment, flags, file, default_plugin_dir, purpose)
 }
 
 fn combine(
@@ -261,8 +291,9 @@ fn combine(
     flags: Layer,
     file: File,
     default_plugin_dir: &Path,
+    purpose: Purpose,
 ) -> Result<Config> {
     let written = vec![environment, file.environment, flags, file.args, file.keys];
     let layers = Layers::new(options, written, file.is_datakits)?;
-    resolve::config(layers, file.plugins, default_plugin_dir)
+    resolve::config(layers, file.plugins, default_plugin_dir, purpose)
 }

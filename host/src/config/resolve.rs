@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use toml::{Table, Value};
 
 use super::{
-    Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Sampling, Secret, Supervise,
+    Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Purpose, Sampling, Secret, Supervise,
     layers::{Given, Layers, Unfit},
     options::Kind,
     units,
@@ -35,12 +35,13 @@ pub(super) fn config(
     mut layers: Layers<'_>,
     plugins: BTreeMap<String, Table>,
     default_plugin_dir: &Path,
+    purpose: Purpose,
 ) -> Result<Config> {
     let mut warnings = layers.take_warnings();
     let output = output(&layers)?;
     let to_datakit = output == Output::Datakit;
     let enabled = layers.names("enabled");
-    if enabled.is_empty() && to_datakit {
+    if enabled.is_empty() && to_datakit && purpose == Purpose::Run {
         bail!(
             "no plugin is enabled; name at least one with --enabled, \
              ENV_INPUT_EBPF_ENABLED_PLUGINS or enabled_plugins"
@@ -57,6 +58,7 @@ pub(super) fn config(
         isolated: layers.names("isolate"),
         supervise: parse(&layers, "supervise", supervise)?.unwrap_or(Supervise::Auto),
         trust_any_plugin: layers.switch("trust-any-plugin")?,
+        keep_capabilities: layers.switch("keep-capabilities")?,
         output,
         api_server: parse(&layers, "datakit-apiserver", units::base_url)?.unwrap_or_default(),
         trace_server: parse(&layers, "trace-server", units::base_url)?.unwrap_or_default(),

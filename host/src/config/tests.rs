@@ -41,7 +41,7 @@ impl Host {
             Some(text) => file::parse(&options, text, "x")?,
             None => File::default(),
         };
-        combine(&options, environment, flags, file, Path::new("/plugins"))
+        combine(&options, environment, flags, file, Path::new("/plugins"), Purpose::Run)
     }
 
     fn config(&self) -> Config {

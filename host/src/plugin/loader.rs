@@ -33,7 +33,7 @@ static MAPPED: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
 /// A plugin's file, checked but not run.
 pub(crate) struct Candidate {
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What is loaded is what was checked: the same open file.
     file: File,
     pub(crate) manifest: Manifest,
@@ -41,6 +41,15 @@ pub(crate) struct Candidate {
 
 /// Opens the library of plugin `name` in `folder`.
 pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<AnyModule> {
+    let candidate = find(folder, name, trusts_any_file)?;
+    if candidate.manifest.profile == "debug" && !cfg!(debug_assertions) {
+        warn!(plugin = name, "plugin was built without optimisation; build it with --release");
+    }
+    candidate.load()
+}
+
+/// Finds the library of plugin `name` in `folder`, and checks it without running it.
+pub(crate) fn find(folder: &Path, name: &str, trusts_any_file: bool) -> Result<Candidate> {
     let path = path_of(folder, name)?;
     let shown = path.display();
     ensure!(
@@ -55,10 +64,7 @@ pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<A
         "{shown} says that it is plugin {own}, not {name}; name the file {}",
         file_name(own)
     );
-    if candidate.manifest.profile == "debug" && !cfg!(debug_assertions) {
-        warn!(plugin = name, "plugin was built without optimisation; build it with --release");
-    }
-    candidate.load()
+    Ok(candidate)
 }
 
 /// The names of the plugins whose files are in `folder`, sorted.

@@ -13,6 +13,7 @@
 //! threads    a plugin's threads: their CPU time, and whether they come back
 //! maps       BPF maps that plugins share
 //! command    list, inspect and check, for people
+//! trial      a plugin started and stopped in a child, for people who ask whether it works
 //! ```
 
 mod callbacks;
@@ -20,10 +21,11 @@ pub(crate) mod command;
 mod elf;
 pub(crate) mod isolated;
 mod keeper;
-mod loader;
-mod manifest;
+pub(crate) mod loader;
+pub(crate) mod manifest;
 pub(crate) mod maps;
 mod runner;
 pub(crate) mod state;
 pub(crate) mod supervisor;
 mod threads;
+pub(crate) mod trial;

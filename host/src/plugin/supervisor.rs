@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, ISOLATION};
 use crate::pipeline::inbox::Inbox;
 use crate::pipeline::ledger::Ledger;
 use crate::plugin::keeper::Keeper;
@@ -25,9 +25,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A plugin that starts or hangs must not make the status hang.
 const PLUGINS_MUST_ANSWER_IN: Duration = Duration::from_secs(2);
-
-/// The key of a plugin's table that is the host's, not the plugin's.
-const ISOLATION: &str = "isolation";
 
 /// What plugins need of the rest of the host.
 pub(crate) struct Surroundings {
@@ -153,24 +150,22 @@ fn tasks(config: &Config) -> Result<BTreeMap<Arc<str>, Task>> {
 }
 
 fn task(config: &Config, name: &str) -> Result<Task> {
-    let mut own = config.plugins.get(name).cloned();
-    let isolation = own.as_mut().and_then(|table| table.remove(ISOLATION));
-    let isolation = match isolation.as_ref().map(|value| value.as_str().unwrap_or_default()) {
-        _ if config.isolated.iter().any(|isolated| isolated == name) => Isolation::Process,
-        None | Some("none") => Isolation::None,
-        Some("process") => Isolation::Process,
-        Some(_) => bail!("plugins.{name}.{ISOLATION} must be \"none\" or \"process\""),
-    };
-    let mut settings = toml::Table::new();
-    settings.insert("collector".into(), config.collector.clone().into());
-    if let Some(own) = own {
-        settings.insert("settings".into(), own.into());
-    }
+    let isolation = if config.is_isolated(name)? { Isolation::Process } else { Isolation::None };
     Ok(Task {
         folder: config.plugin_dir.clone(),
         trusts_any: config.trust_any_plugin,
-        settings: toml::to_string(&settings)
-            .with_context(|| format!("write the settings of plugin {name}"))?,
+        settings: settings(config, name)?,
         isolation,
     })
+}
+
+/// What a plugin is told: the collector's options, and its own table without what is the host's.
+pub(crate) fn settings(config: &Config, name: &str) -> Result<String> {
+    let mut settings = toml::Table::new();
+    settings.insert("collector".into(), config.collector.clone().into());
+    if let Some(mut own) = config.plugins.get(name).cloned() {
+        own.remove(ISOLATION);
+        settings.insert("settings".into(), own.into());
+    }
+    toml::to_string(&settings).with_context(|| format!("write the settings of plugin {name}"))
 }

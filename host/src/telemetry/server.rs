@@ -16,6 +16,7 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::capabilities;
 use crate::limits::Standings;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
@@ -78,6 +79,7 @@ async fn status(State(sources): State<Sources>) -> Response {
         "limits": sources.limits.all(),
         "sent_bytes": sources.traffic.sent(),
         "received_bytes": sources.traffic.received(),
+        "capabilities": capabilities::held().ok(),
         "cpu_seconds": usage.cpu_seconds,
         "resident_bytes": usage.resident_bytes,
     });
