@@ -37,5 +37,5 @@ async fn post(client: &Client, request: &Request) {
 fn request(text: &str) -> serde_json::Result<Request> {
     let report = json!({ "input": "ebpf", "source": "", "err_content": text });
     let body = serde_json::to_vec(&report)?.into();
-    Ok(Request { target: TARGET.into(), content_type: None, body, points: 0 })
+    Ok(Request { target: TARGET.into(), content_type: None, is_gzip: false, body, points: 0 })
 }

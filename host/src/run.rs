@@ -272,7 +272,7 @@ async fn stop(supervisor: Arc<Supervisor>, pipeline: Pipeline) -> Result<Result<
 
 fn outlet(config: &Config, backlog: &Arc<Backlog>) -> Result<Outlet> {
     Ok(match &config.output {
-        Output::Datakit => Outlet::Upload(Arc::clone(backlog)),
+        Output::Datakit => Outlet::Upload(Arc::clone(backlog), config.gzip),
         Output::Console => Outlet::Sink(Box::new(Console::new())),
         Output::File { path, format } => {
             Outlet::Sink(Box::new(FileSink::open(path.as_deref(), *format)?))

@@ -2,6 +2,7 @@
 //! A test can have it answer 200, answer anything else, never answer, or not listen at all. It checks nothing but that bodies
 //! decode; what they say is the tests' affair.
 
+use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use tokio::runtime::Runtime;
 
 use crate::flows::Flows;
@@ -38,8 +40,10 @@ pub struct Request {
     pub query: String,
     /// The headers, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The length of the body.
+    /// The length of the body as it was on the wire.
     pub len: usize,
+    /// The length of the body that its sender encoded.
+    pub plain_len: usize,
     /// The points in the body.
     pub points: Vec<Point>,
     /// What it was answered.
@@ -68,6 +72,7 @@ struct Record {
     answer: Answer,
     to_last_errors: Option<Answer>,
     poison: Option<Poison>,
+    refuses_gzip: bool,
     requests: Vec<Request>,
     last_errors: Vec<serde_json::Value>,
     faults: Vec<String>,
@@ -96,6 +101,7 @@ impl Receiver {
             answer: Answer::Take,
             to_last_errors: None,
             poison: None,
+            refuses_gzip: false,
             requests: Vec::new(),
             last_errors: Vec::new(),
             faults: Vec::new(),
@@ -135,6 +141,11 @@ impl Receiver {
 
     fn poison(&self, status: u16, only_one: bool, matches: Matches) {
         self.record().poison = Some(Poison { status, matches, only_one, first: None });
+    }
+
+    /// From now on it answers 415 to compressed uploads.
+    pub fn refuse_gzip(&self) {
+        self.record().refuses_gzip = true;
     }
 
     /// Starts to listen.
@@ -244,6 +255,19 @@ impl Poison {
     }
 }
 
+/// The body without the compression that its header says it has.
+fn plain(head: &axum::http::request::Parts, body: &Bytes) -> io::Result<Bytes> {
+    match head.headers.get("content-encoding").map(axum::http::HeaderValue::as_bytes) {
+        None => Ok(body.clone()),
+        Some(b"gzip") => {
+            let mut plain = Vec::new();
+            MultiGzDecoder::new(&**body).read_to_end(&mut plain)?;
+            Ok(plain.into())
+        }
+        Some(other) => Err(io::Error::other(format!("Content-Encoding {other:?} is unknown"))),
+    }
+}
+
 fn note(record: &mut Record, head: &axum::http::request::Parts, body: &Bytes) -> Answer {
     let mut answer = record.answer;
     let path = head.uri.path().to_owned();
@@ -254,7 +278,11 @@ fn note(record: &mut Record, head: &axum::http::request::Parts, body: &Bytes) ->
         }
         return record.to_last_errors.unwrap_or(answer);
     }
-    let points = wire::decode(body).unwrap_or_else(|error| {
+    let plain = plain(head, body).unwrap_or_else(|error| {
+        record.faults.push(format!("{}: {error}", head.uri));
+        Bytes::new()
+    });
+    let points = wire::decode(&plain).unwrap_or_else(|error| {
         record.faults.push(format!("{}: {error:#}", head.uri));
         Vec::new()
     });
@@ -262,6 +290,9 @@ fn note(record: &mut Record, head: &axum::http::request::Parts, body: &Bytes) ->
         && poison.is(body, &points)
     {
         answer = Answer::Refuse(poison.status);
+    }
+    if record.refuses_gzip && head.headers.contains_key("content-encoding") {
+        answer = Answer::Refuse(415);
     }
     let headers = head.headers.iter().map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
@@ -272,6 +303,7 @@ fn note(record: &mut Record, head: &axum::http::request::Parts, body: &Bytes) ->
         query: head.uri.query().unwrap_or_default().to_owned(),
         headers: headers.collect(),
         len: body.len(),
+        plain_len: plain.len(),
         points,
         answer,
     });

@@ -8,7 +8,7 @@ use std::thread;
 use system_tests::collector::{Collector, Ledger};
 use system_tests::flows::Tcp;
 use system_tests::hosts::{Family, Hosts};
-use system_tests::receiver::{Answer, Receiver};
+use system_tests::receiver::{Answer, Receiver, Request};
 use system_tests::tcp::accept;
 use system_tests::{ports, wait};
 
@@ -172,7 +172,8 @@ fn requests_are_what_datakit_expects() {
     let content_type = Some("application/protobuf; proto=com.guance.Point");
     assert_eq!(request.header("content-type"), content_type);
     assert_eq!(request.header("content-length"), Some(request.len.to_string().as_str()));
-    assert_eq!(request.header("content-encoding"), None);
+    let encoding = (request.plain_len > 1024).then_some("gzip");
+    assert_eq!(request.header("content-encoding"), encoding);
     assert!(request.points.iter().all(|point| point.name == "netflow"), "one feed a request");
     assert!(receiver.last_errors().is_empty(), "{:?}", receiver.last_errors());
 }
@@ -236,4 +237,53 @@ fn counters_balance_and_no_event_is_lost_under_load() {
     for port in 6100..6200 {
         hosts.assert_tcp(&seen, port, Tcp::once(0));
     }
+}
+
+/// What is uploaded of a hundred flows, which arrive as they were.
+fn uploads_of_many_flows(receiver: &Receiver, args: &[&str]) -> Vec<Request> {
+    const PORTS: u16 = 100;
+    let hosts = Hosts::new();
+    let collector = Collector::setup(receiver).seldom().args(args).start();
+    for port in 31_000..31_000 + PORTS {
+        hosts.talk(port, 100);
+    }
+    collector.stop();
+    let seen = receiver.netflow();
+    for port in 31_000..31_000 + PORTS {
+        hosts.assert_tcp(&seen, port, Tcp::once(100));
+    }
+    receiver.requests()
+}
+
+#[test]
+fn large_requests_are_compressed_and_small_ones_are_not() {
+    let receiver = Receiver::start();
+    let requests = uploads_of_many_flows(&receiver, &[]);
+    assert!(requests.iter().any(|request| request.plain_len > 20_000), "one is large");
+    for request in requests {
+        let is_large = request.plain_len > 1024;
+        assert_eq!(request.header("content-encoding"), is_large.then_some("gzip"));
+        assert_eq!(request.header("content-length"), Some(request.len.to_string().as_str()));
+        let content_type = Some("application/protobuf; proto=com.guance.Point");
+        assert_eq!(request.header("content-type"), content_type);
+        assert!(!is_large || request.len < request.plain_len, "{} bytes", request.len);
+    }
+}
+
+#[test]
+fn nothing_is_compressed_when_gzip_is_off() {
+    let receiver = Receiver::start();
+    let requests = uploads_of_many_flows(&receiver, &["--gzip=false"]);
+    assert!(requests.iter().any(|request| request.plain_len > 20_000), "one is large");
+    assert!(requests.iter().all(|request| request.header("content-encoding").is_none()));
+}
+
+#[test]
+fn a_receiver_that_does_not_know_gzip_gets_the_request_without() {
+    let receiver = Receiver::start();
+    receiver.refuse_gzip();
+    let requests = uploads_of_many_flows(&receiver, &[]);
+    let taken = requests.iter().filter(|request| request.answer == Answer::Take);
+    assert!(taken.clone().any(|request| request.plain_len > 20_000), "a large one is taken");
+    assert!(receiver.answered(Answer::Refuse(415)) > 0);
 }

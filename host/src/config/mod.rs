@@ -76,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) status_listen: Option<String>,
     /// Bytes of memory for encoded points that wait for upload.
     pub(crate) queue_bytes: u64,
+    /// Compress large requests.
+    pub(crate) gzip: bool,
     /// Folder where encoded points wait instead, if they do.
     pub(crate) spool_dir: Option<PathBuf>,
     /// Bytes on disk that they may take there.

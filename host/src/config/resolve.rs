@@ -72,6 +72,7 @@ pub(super) fn config(
         stderr_file,
         status_listen: status_listen(&layers)?,
         queue_bytes: parse(&layers, "queue-size", units::size_above_0)?.unwrap_or_default(),
+        gzip: layers.switch("gzip")?,
         spool_dir: path("spool-dir"),
         spool_bytes: parse(&layers, "spool-size", units::size_above_0)?.unwrap_or_default(),
         limits: limits(&layers)?,

@@ -1,6 +1,12 @@
-//! Batches to HTTP requests for DataKit: at most 256 points each, as protobuf.
+//! Batches to HTTP requests for DataKit: at most 256 points each, as protobuf, compressed if that
+//! pays. A request waits and is repeated as it was made here.
+
+use std::io::{self, Read as _, Write as _};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use plugin_api::Category;
 use prost::Message as _;
 
@@ -12,6 +18,9 @@ pub(crate) const CONTENT_TYPE: &str = "application/protobuf; proto=com.guance.Po
 /// Points in one request at most; what DataKit's own collectors send.
 const POINTS_PER_REQUEST: usize = 256;
 
+/// Larger bodies are compressed; smaller ones fit into a packet as they are.
+const COMPRESSED_ABOVE_BYTES: usize = 1024;
+
 /// A request as it will go out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -19,11 +28,13 @@ pub(crate) struct Request {
     pub(crate) target: String,
     /// Value of the header `Content-Type`, if there is one.
     pub(crate) content_type: Option<&'static str>,
+    /// Whether the body is compressed, as the header `Content-Encoding` says.
+    pub(crate) is_gzip: bool,
     pub(crate) body: Bytes,
     pub(crate) points: usize,
 }
 
-pub(crate) fn encode(batch: Batch) -> impl Iterator<Item = Request> {
+pub(crate) fn encode(batch: Batch, gzip: bool) -> impl Iterator<Item = Request> {
     let Batch { category, feed, points } = batch;
     let target = target(category, feed);
     let mut rest = points;
@@ -34,14 +45,37 @@ pub(crate) fn encode(batch: Batch) -> impl Iterator<Item = Request> {
         let later = rest.split_off(rest.len().min(POINTS_PER_REQUEST));
         let points = std::mem::replace(&mut rest, later);
         let count = points.len();
-        let body = PbPoints { points }.encode_to_vec();
+        let plain = PbPoints { points }.encode_to_vec();
+        let compressed = if gzip { compress(&plain) } else { None };
+        let is_gzip = compressed.is_some();
         Some(Request {
             target: target.clone(),
             content_type: Some(CONTENT_TYPE),
-            body: body.into(),
+            is_gzip,
+            body: compressed.unwrap_or(plain).into(),
             points: count,
         })
     })
+}
+
+impl Request {
+    /// The same request for a receiver that does not know gzip.
+    pub(crate) fn decompressed(&self) -> io::Result<Self> {
+        let mut body = Vec::new();
+        GzDecoder::new(&*self.body).read_to_end(&mut body)?;
+        Ok(Self { is_gzip: false, body: body.into(), ..self.clone() })
+    }
+}
+
+/// Nothing if it is better left as it is.
+fn compress(body: &[u8]) -> Option<Vec<u8>> {
+    if body.len() <= COMPRESSED_ABOVE_BYTES {
+        return None;
+    }
+    let room = Vec::with_capacity(body.len() / 4);
+    let mut encoder = GzEncoder::new(room, Compression::fast());
+    encoder.write_all(body).ok()?;
+    encoder.finish().ok().filter(|compressed| compressed.len() < body.len())
 }
 
 fn target(category: Category, feed: &str) -> String {
@@ -68,7 +102,7 @@ fn hex(digit: u8) -> char {
 
 #[cfg(test)]
 mod tests {
-    use super::{encode, target};
+    use super::{compress, encode, target};
     use crate::pipeline::wire::tests::batch;
     use crate::pipeline::wire::{Batch, PbPoints};
     use plugin_api::Category;
@@ -77,7 +111,7 @@ mod tests {
     fn requests(points: usize) -> Vec<usize> {
         let one = batch().points.remove(0);
         let batch = Batch { points: vec![one; points], ..batch() };
-        encode(batch).map(|request| request.points).collect()
+        encode(batch, false).map(|request| request.points).collect()
     }
 
     #[test]
@@ -89,8 +123,35 @@ mod tests {
 
     #[test]
     fn a_body_decodes_to_the_points_that_went_in() {
-        let request = encode(batch()).next().unwrap();
+        let request = encode(batch(), true).next().unwrap();
+        assert!(!request.is_gzip);
         assert_eq!(PbPoints::decode(request.body).unwrap().points, batch().points);
+    }
+
+    fn large() -> Batch {
+        let one = batch().points.remove(0);
+        Batch { points: vec![one; 256], ..batch() }
+    }
+
+    #[test]
+    fn a_large_body_is_compressed_and_comes_back() {
+        let plain = encode(large(), false).next().unwrap();
+        let request = encode(large(), true).next().unwrap();
+        assert!(!plain.is_gzip && request.is_gzip);
+        assert!(request.body.len() < plain.body.len() / 4);
+        assert_eq!(request.decompressed().unwrap(), plain);
+    }
+
+    #[test]
+    fn a_body_that_would_not_get_smaller_is_left_as_it_is() {
+        assert_eq!(compress(&[0; 1024]), None);
+        assert!(compress(&[0; 1025]).is_some());
+        let (mut state, mut random) = (1_u32, Vec::new());
+        for _ in 0..10_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            random.push((state >> 24) as u8);
+        }
+        assert_eq!(compress(&random), None);
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub(crate) mod tests {
     pub(crate) fn entry(name: &str, account: &Arc<Account>) -> Entry {
         account.emitted(1);
         let body = vec![0; 1000].into();
-        let request = Request { target: name.to_owned(), content_type: None, body, points: 1 };
+        let target = name.to_owned();
+        let request = Request { target, content_type: None, is_gzip: false, body, points: 1 };
         Entry::new(request, Arc::clone(account))
     }
 

@@ -17,8 +17,8 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// What comes behind enrichment.
 pub(crate) enum Outlet {
-    /// Encoded and uploaded.
-    Upload(Arc<Backlog>),
+    /// Encoded, compressed if so, and uploaded.
+    Upload(Arc<Backlog>, bool),
     /// Written here.
     Sink(Box<dyn Sink + Send>),
 }
@@ -38,8 +38,8 @@ impl Outlet {
 
     pub(crate) fn take(&mut self, batch: Batch, account: &Arc<Account>) -> Flow {
         match self {
-            Self::Upload(backlog) => {
-                for request in encode(batch) {
+            Self::Upload(backlog, gzip) => {
+                for request in encode(batch, *gzip) {
                     backlog.push(request, account);
                 }
                 Flow::Open

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
 use tokio::sync::watch;
@@ -78,10 +78,13 @@ impl Client {
     }
 
     pub(crate) async fn post(&self, request: &Request) -> Result<(), UploadError> {
-        let Request { target, content_type, body, points: _ } = request;
+        let Request { target, content_type, is_gzip, body, points: _ } = request;
         let mut post = self.http.post(format!("{}{target}", self.server)).body(body.clone());
         if let Some(content_type) = content_type {
             post = post.header(CONTENT_TYPE, *content_type);
+        }
+        if *is_gzip {
+            post = post.header(CONTENT_ENCODING, "gzip");
         }
         // The URL is in the log line already.
         let away = |error: reqwest::Error| UploadError::Away(error.without_url().into());
@@ -130,6 +133,8 @@ pub(crate) struct Uploader {
     backlog: Arc<Backlog>,
     /// Becomes true when the process is about to end.
     ending: watch::Receiver<bool>,
+    /// Whether it was said that the server does not know gzip.
+    told_of_gzip: bool,
     /// Where the server fails although it takes other things.
     failing_target: Option<String>,
 }
@@ -140,7 +145,7 @@ impl Uploader {
         backlog: Arc<Backlog>,
         ending: watch::Receiver<bool>,
     ) -> Self {
-        Self { client, backlog, ending, failing_target: None }
+        Self { client, backlog, ending, told_of_gzip: false, failing_target: None }
     }
 
     /// Uploads until the backlog is closed and empty. What it holds in memory when it is cancelled
@@ -175,6 +180,11 @@ impl Uploader {
                     }
                     return entry.uploaded();
                 }
+                Err(UploadError::Refused(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+                    if self.can_do_without_gzip(&mut entry.request) =>
+                {
+                    continue;
+                }
                 Err(UploadError::Refused(status)) => return refuse(entry, &status.to_string()),
                 Err(UploadError::Away(error)) => error,
                 Err(UploadError::Failing(error)) => {
@@ -198,6 +208,20 @@ impl Uploader {
             failures += 1;
             backoff = self.wait(backoff).await;
         }
+    }
+
+    /// Takes the compression off a request, if it has one.
+    fn can_do_without_gzip(&mut self, request: &mut Request) -> bool {
+        let Some(plain) = request.is_gzip.then(|| request.decompressed().ok()).flatten() else {
+            return false;
+        };
+        if !self.told_of_gzip {
+            self.told_of_gzip = true;
+            let server = &self.client.server;
+            warn!(server, "the receiver does not take gzip, sending again without; --gzip=false");
+        }
+        *request = plain;
+        true
     }
 
     /// Whether the server takes something else than a request to `target`, on which it fails. What

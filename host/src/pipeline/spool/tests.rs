@@ -21,7 +21,8 @@ fn request(id: usize, bytes: usize) -> Request {
     let mut body = id.to_le_bytes().to_vec();
     body.resize(bytes.max(8), id as u8);
     let target = format!("/v1/write/network?input={id}");
-    Request { target, content_type: Some(CONTENT_TYPE), body: body.into(), points: id }
+    let (content_type, is_gzip) = (Some(CONTENT_TYPE), id % 2 == 1);
+    Request { target, content_type, is_gzip, body: body.into(), points: id }
 }
 
 fn id(entry: &Entry) -> usize {
