@@ -1,12 +1,12 @@
-//! The local server: `/status` for people and tests, `/metrics` for Prometheus, and the paths
-//! under `/debug/pprof/` that DataKit's bug report asks for.
+//! The local server: `/status` for people and tests, `/metrics` for Prometheus, and profiles under
+//! `/debug/pprof/`, which DataKit's bug report asks for too.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -21,7 +21,7 @@ use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::pipeline::rates::Rates;
 use crate::plugin::supervisor::{Report, Request};
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, profile};
 use crate::telemetry::usage::Usage;
 
 /// A plugin that starts or hangs must not make the status hang.
@@ -44,7 +44,7 @@ pub(crate) async fn serve(address: &str, sources: Sources) -> Result<()> {
     let app = Router::new()
         .route("/status", get(status))
         .route("/metrics", get(text_metrics))
-        .route("/debug/pprof/{profile}", get(profile))
+        .merge(profile::router())
         .with_state(sources);
     axum::serve(listener, app).await.context("serve the status")
 }
@@ -108,11 +108,6 @@ async fn text_metrics(State(sources): State<Sources>) -> Response {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
-}
-
-async fn profile(Path(profile): Path<String>) -> Response {
-    let text = format!("no profile {profile}: this collector is not a Go program\n");
-    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 impl Sources {
