@@ -20,6 +20,7 @@ mod code;
 mod cpu;
 mod format;
 
+use code::Name;
 use format::{Builder, Kind};
 
 const SECONDS: std::ops::RangeInclusive<u64> = 1..=120;
@@ -110,7 +111,7 @@ fn threads(kind: &str) -> anyhow::Result<Vec<u8>> {
     let mut profile = Builder::new(&[kind], (kind, 1));
     for thread in fs::read_dir("/proc/self/task").context("list the threads")?.flatten() {
         if let Ok(name) = fs::read_to_string(thread.path().join("comm")) {
-            let location = profile.location(0, 0, name.trim_end());
+            let location = profile.location(0, 0, &Name::plain(name.trim_end()));
             profile.sample(vec![location], vec![1], &[]);
         }
     }

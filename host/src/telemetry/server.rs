@@ -21,8 +21,8 @@ use crate::pipeline::backlog::Backlog;
 use crate::pipeline::ledger::{Ledger, Tally};
 use crate::pipeline::rates::Rates;
 use crate::plugin::supervisor::{Report, Request};
-use crate::telemetry::{metrics, profile};
 use crate::telemetry::usage::Usage;
+use crate::telemetry::{metrics, profile};
 
 /// A plugin that starts or hangs must not make the status hang.
 const PLUGINS_MUST_ANSWER_IN: Duration = Duration::from_secs(2);

@@ -3,13 +3,14 @@
 //! was copied, and names. Nothing of it runs in a signal handler or reads a live stack.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::env;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 
 use framehop::{
     CacheNative, ExplicitModuleSectionInfo, FrameAddress, MayAllocateDuringUnwind, Module,
-    Unwinder as _, UnwinderNative, UnwindRegsNative,
+    UnwindRegsNative, Unwinder as _, UnwinderNative,
 };
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, ReadCache};
@@ -29,6 +30,28 @@ pub(crate) struct Mapped {
     pub(crate) offset: u64,
     /// What to add to an address in the file; `None` if the file cannot be read.
     bias: Option<u64>,
+}
+
+/// What a function is called.
+#[derive(Debug, Clone)]
+pub(crate) struct Name {
+    /// By people.
+    pub(crate) text: String,
+    /// By the linker.
+    pub(crate) symbol: String,
+}
+
+impl Name {
+    fn of(symbol: &str) -> Self {
+        // Without the hash at the end.
+        let text = format!("{:#}", rustc_demangle::demangle(symbol));
+        Self { text, symbol: symbol.to_owned() }
+    }
+
+    /// For what is no function.
+    pub(crate) fn plain(text: &str) -> Self {
+        Self { text: text.to_owned(), symbol: text.to_owned() }
+    }
 }
 
 /// Registers from which to unwind.
@@ -103,8 +126,16 @@ impl Code {
         mapped.memory.contains(&address).then_some(mapped)
     }
 
+    /// All mapped files; this program is the first, as readers take it to be.
+    pub(crate) fn files(&self) -> Vec<&Mapped> {
+        let program = env::current_exe().unwrap_or_default();
+        let mut files: Vec<_> = self.mapped.values().collect();
+        files.sort_by_key(|mapped| Path::new(&mapped.path) != program);
+        files
+    }
+
     /// The functions at these addresses. Where there is no name, the file's name is in brackets.
-    pub(crate) fn names(&self, addresses: &HashSet<u64>) -> HashMap<u64, String> {
+    pub(crate) fn names(&self, addresses: &HashSet<u64>) -> HashMap<u64, Name> {
         let mut by_file: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let mut names = HashMap::new();
         for &address in addresses {
@@ -116,7 +147,7 @@ impl Code {
                 }
                 None => "[unknown]".to_owned(),
             };
-            names.insert(address, name);
+            names.insert(address, Name::plain(&name));
         }
         for (start, mut addresses) in by_file {
             addresses.sort_unstable();
@@ -127,7 +158,7 @@ impl Code {
 }
 
 impl Mapped {
-    fn name(&self, sorted: &[u64], names: &mut HashMap<u64, String>) {
+    fn name(&self, sorted: &[u64], names: &mut HashMap<u64, Name>) {
         let (Some(bias), Some(file)) = (self.bias, open(self)) else { return };
         let file = ReadCache::new(file);
         let Ok(elf) = Elf::parse(&file) else { return };
@@ -138,8 +169,8 @@ impl Mapped {
             let first = sorted.partition_point(|&address| address < start);
             let inside = sorted[first..].iter().take_while(|&&address| address < end);
             for address in inside {
-                if let Ok(name) = symbol.name() {
-                    names.insert(*address, format!("{:#}", rustc_demangle::demangle(name)));
+                if let Ok(symbol) = symbol.name() {
+                    names.insert(*address, Name::of(symbol));
                 }
             }
         }
@@ -241,8 +272,11 @@ mod tests {
         code.refresh();
         let address = a_function_of_this_program_has_its_name as fn() as usize as u64;
         let names = code.names(&HashSet::from([address, 1]));
-        assert!(names[&address].contains("a_function_of_this_program_has_its_name"), "{names:?}");
-        assert_eq!(names[&1], "[unknown]");
+        assert!(
+            names[&address].text.contains("a_function_of_this_program_has_its_name"),
+            "{names:?}"
+        );
+        assert_eq!(names[&1].text, "[unknown]");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use perf_event_open::sample::Sampler;
 use perf_event_open::sample::record::Record;
 use perf_event_open::sample::record::sample::Sample;
 
-use super::code::{Code, Registers};
+use super::code::{Code, Name, Registers};
 use super::format::Builder;
 
 /// CPU time between two samples of a thread.
@@ -37,8 +37,9 @@ const MAX_THREADS: usize = 256;
 /// Distinct stacks; the others are counted as one.
 const MAX_STACKS: usize = 20_000;
 
-/// As a file name in the profile's place of one, for time that was spent in the kernel.
+/// In the place of a function, for time that was spent in the kernel.
 const KERNEL: &str = "[kernel]";
+/// The same for threads that were ending, and for stacks beyond `MAX_STACKS`.
 const NO_STACK: &str = "[no stack]";
 
 /// Where and how often.
@@ -96,8 +97,10 @@ impl Recorder {
         self.code.refresh();
         let own = own_thread();
         let threads = fs::read_dir("/proc/self/task").context("list the threads")?;
-        let threads: HashSet<u32> =
-            threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let threads: HashSet<u32> = threads
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
         self.read();
         self.threads.retain(|thread, _| threads.contains(thread));
         for thread in threads {
@@ -178,22 +181,18 @@ impl Recorder {
         let cpu = ("cpu", "nanoseconds");
         let mut profile = Builder::new(&[("samples", "count"), cpu], (cpu, PERIOD_NANOS as i64));
         profile.lasted(lasted);
-        let mut files = HashMap::new();
+        let files = profile.mappings(&self.code);
         for (stack, count) in &self.stacks {
             let mut locations = Vec::with_capacity(stack.addresses.len() + 1);
             if stack.in_kernel {
-                locations.push(profile.location(0, 0, KERNEL));
+                locations.push(profile.location(0, 0, &Name::plain(KERNEL)));
             }
             for address in &stack.addresses {
-                let file = self.code.find(*address).map_or(0, |mapped| {
-                    *files.entry(mapped.memory.start).or_insert_with(|| {
-                        profile.mapping(&mapped.path, mapped.memory.clone(), mapped.offset)
-                    })
-                });
+                let file = self.code.find(*address).map_or(0, |file| files[&file.memory.start]);
                 locations.push(profile.location(file, *address, &names[address]));
             }
             if locations.is_empty() {
-                locations.push(profile.location(0, 0, NO_STACK));
+                locations.push(profile.location(0, 0, &Name::plain(NO_STACK)));
             }
             let values = vec![*count, *count * PERIOD_NANOS as i64];
             profile.sample(locations, values, &[("thread", &self.names[stack.thread])]);

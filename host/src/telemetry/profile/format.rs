@@ -9,6 +9,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost::Message;
 
+use super::code::{Code, Name};
+
 /// All of a profile; text is an index into `string_table`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Profile {
@@ -115,7 +117,7 @@ pub(crate) type Kind<'a> = (&'a str, &'a str);
 pub(crate) struct Builder {
     profile: Profile,
     texts: HashMap<String, i64>,
-    functions: HashMap<i64, u64>,
+    functions: HashMap<(i64, i64), u64>,
     locations: HashMap<(u64, u64), u64>,
 }
 
@@ -149,29 +151,37 @@ impl Builder {
         self.profile.comment.push(text);
     }
 
-    /// A file that is mapped; its id.
-    pub(crate) fn mapping(&mut self, file: &str, memory: std::ops::Range<u64>, offset: u64) -> u64 {
-        let id = self.profile.mapping.len() as u64 + 1;
-        let filename = self.text(file);
-        self.profile.mapping.push(Mapping {
-            id,
-            memory_start: memory.start,
-            memory_limit: memory.end,
-            file_offset: offset,
-            filename,
-            // Without it, tools look for the file and name functions anew.
-            has_functions: true,
-        });
-        id
+    /// The files that are mapped; their ids by where they begin in memory.
+    pub(crate) fn mappings(&mut self, code: &Code) -> HashMap<u64, u64> {
+        let files = code.files();
+        files
+            .iter()
+            .map(|file| {
+                let id = self.profile.mapping.len() as u64 + 1;
+                let filename = self.text(&file.path);
+                self.profile.mapping.push(Mapping {
+                    id,
+                    memory_start: file.memory.start,
+                    memory_limit: file.memory.end,
+                    file_offset: file.offset,
+                    filename,
+                    // Without it, tools look for the file and name functions anew.
+                    has_functions: true,
+                });
+                (file.memory.start, id)
+            })
+            .collect()
     }
 
     /// A place in a function; its id. Without mapping and address (0), it is the function alone.
-    pub(crate) fn location(&mut self, mapping_id: u64, address: u64, function: &str) -> u64 {
-        let name = self.text(function);
+    pub(crate) fn location(&mut self, mapping_id: u64, address: u64, function: &Name) -> u64 {
+        let name = self.text(&function.text);
+        // Tools shorten a name that is the linker's too.
+        let system_name = self.text(&function.symbol);
         let functions = &mut self.profile.function;
-        let function_id = *self.functions.entry(name).or_insert_with(|| {
+        let function_id = *self.functions.entry((name, system_name)).or_insert_with(|| {
             let id = functions.len() as u64 + 1;
-            functions.push(Function { id, name, system_name: name });
+            functions.push(Function { id, name, system_name });
             id
         });
         let locations = &mut self.profile.location;
@@ -224,19 +234,19 @@ mod tests {
     #[test]
     fn texts_functions_and_locations_are_written_once() {
         let mut builder = Builder::new(&[("cpu", "nanoseconds")], (("cpu", "nanoseconds"), 7));
-        let file = builder.mapping("a.so", 16..32, 4);
-        let first = builder.location(file, 20, "f");
-        assert_eq!(builder.location(file, 20, "f"), first);
-        let second = builder.location(file, 24, "f");
+        let name = Name::plain("f");
+        let first = builder.location(0, 20, &name);
+        assert_eq!(builder.location(0, 20, &name), first);
+        let second = builder.location(0, 24, &name);
         builder.sample(vec![first, second], vec![7], &[("thread", "f")]);
         let bytes = builder.finish().expect("memory takes it");
         let mut raw = Vec::new();
         GzDecoder::new(&bytes[..]).read_to_end(&mut raw).expect("it is gzip");
         let profile = Profile::decode(&raw[..]).expect("it is a profile");
-        assert_eq!(profile.string_table, ["", "cpu", "nanoseconds", "a.so", "f", "thread"]);
+        assert_eq!(profile.string_table, ["", "cpu", "nanoseconds", "f", "thread"]);
         assert_eq!((profile.function.len(), profile.location.len()), (1, 2));
         assert_eq!(profile.sample[0].location_id, [first, second]);
-        assert_eq!(profile.sample[0].label, [Label { key: 5, str: 4 }]);
-        assert_eq!((profile.period, profile.mapping[0].memory_limit), (7, 32));
+        assert_eq!(profile.sample[0].label, [Label { key: 4, str: 3 }]);
+        assert_eq!(profile.period, 7);
     }
 }
