@@ -27,6 +27,13 @@ mod run;
 mod supervise;
 mod telemetry;
 
+/// Of the whole process: plugins and C libraries allocate from it too, because it also replaces
+/// `malloc`. It knows what is in use, and where it was allocated. Unit tests count allocations with
+/// an allocator of their own.
+#[cfg(not(test))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn collect(config: &config::Config) -> anyhow::Result<ExitCode> {
     if supervise::is_wanted(config) {
         return supervise::run();

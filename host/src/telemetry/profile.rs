@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 mod code;
 mod cpu;
 mod format;
+mod heap;
 
 use code::Name;
 use format::{Builder, Kind};
@@ -91,6 +92,9 @@ async fn cpu(State(Cpu(one)): State<Cpu>, Query(wish): Query<Wish>) -> Response 
 async fn other(Path(name): Path<String>) -> Response {
     match name.as_str() {
         "goroutine" | "threadcreate" => profile(&name, threads(&name)),
+        "heap" | "allocs" => {
+            profile(&name, spawn_blocking(heap::take).await.context("take the profile").flatten())
+        }
         "block" | "mutex" => profile(&name, nothing()),
         "trace" => text(StatusCode::NOT_FOUND, "no trace: this collector is not a Go program\n"),
         _ => text(StatusCode::NOT_FOUND, format!("no profile {name}: see /debug/pprof/\n")),
