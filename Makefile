@@ -12,6 +12,11 @@ PLUGINS := ebpf-net
 ROOT_EXTERNALS := $(TARGET)/externals
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
+# The allocator is built for one size of pages, and kernels for arm64 have pages of up to 64 KiB.
+ifeq ($(shell uname -m),aarch64)
+export JEMALLOC_SYS_WITH_LG_PAGE := 16
+endif
+
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
 TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light procps python3 \

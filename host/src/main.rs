@@ -35,6 +35,13 @@ mod supervise;
 mod telemetry;
 mod traffic;
 
+/// Of the whole process: plugins and C libraries allocate from it too, because it also replaces
+/// `malloc`. It knows what is in use, and where it was allocated. Unit tests count allocations with
+/// an allocator of their own.
+#[cfg(not(test))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn command() -> cli::Command {
     cli::parse(env::args_os(), env::vars_os(), &cli::default_plugin_dir())
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -182,12 +182,7 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
     backlog.close();
     end.send_replace(true);
     if let Some(uploader) = uploader.filter(|_| stopped.is_ok()) {
-        let abort = uploader.abort_handle();
-        tokio::select! {
-            _ = timeout(LAST_CALL, uploader) => {}
-            signal = signals.next() => warn!(signal, "ending at once"),
-        }
-        abort.abort();
+        upload_the_rest(uploader, &mut signals).await;
     }
     let left = ledger.total().queued;
     if left > 0 {
@@ -200,6 +195,15 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
         Err(over) if over.is::<OverLimit>() => Err(over),
         outcome => stopped.flatten().and(outcome),
     }
+}
+
+async fn upload_the_rest(uploader: JoinHandle<()>, signals: &mut Signals) {
+    let abort = uploader.abort_handle();
+    tokio::select! {
+        _ = timeout(LAST_CALL, uploader) => {}
+        signal = signals.next() => warn!(signal, "ending at once"),
+    }
+    abort.abort();
 }
 
 fn serve_status(address: String, sources: server::Sources) {

@@ -342,19 +342,33 @@ impl Collector {
         assert!(status.success(), "after SIGTERM: {status}");
     }
 
-    /// A plain HTTP GET of its status port.
+    /// A plain HTTP GET of its status port: the code and the body.
+    #[track_caller]
+    pub fn fetch(&self, path: &str) -> (u16, Vec<u8>) {
+        let (head, body) = self.request(path).expect("a running collector answers");
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (code.unwrap_or_else(|| panic!("{path}: {head}")), body)
+    }
+
     fn get(&self, path: &str) -> Result<String, String> {
+        let (head, body) = self.request(path)?;
+        let body = String::from_utf8(body).map_err(|error| format!("{path}: {error}"))?;
+        if head.contains(" 200 ") { Ok(body) } else { Err(head) }
+    }
+
+    fn request(&self, path: &str) -> Result<(String, Vec<u8>), String> {
         let fetch = || {
             let mut stream = TcpStream::connect(self.status)?;
             stream.set_read_timeout(Some(wait::PATIENCE))?;
             write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.status)?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
             Ok(answer)
         };
         let answer = fetch().map_err(|error: std::io::Error| format!("{path}: {error}"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| answer.clone())?;
-        if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(head.to_owned()) }
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let end = end.ok_or_else(|| format!("{path}: {}", String::from_utf8_lossy(&answer)))?;
+        Ok((String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end + 4..].to_vec()))
     }
 }
 

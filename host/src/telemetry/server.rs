@@ -1,5 +1,5 @@
-//! The local server: `/status` for people and tests, `/metrics` for Prometheus, and the paths
-//! under `/debug/pprof/` that DataKit's bug report asks for.
+//! The local server: `/status` for people and tests, `/metrics` for Prometheus, and profiles under
+//! `/debug/pprof/`, which DataKit's bug report asks for too.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::HttpBody as _;
-use axum::extract::{Path, Request as HttpRequest, State};
+use axum::extract::{Request as HttpRequest, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
@@ -24,6 +24,7 @@ use crate::pipeline::rates::Rates;
 use crate::plugin::state::Report;
 use crate::plugin::supervisor::Supervisor;
 use crate::telemetry::metrics::{self, Numbers};
+use crate::telemetry::profile;
 use crate::telemetry::usage::Usage;
 use crate::traffic::Traffic;
 
@@ -49,7 +50,7 @@ pub(crate) async fn serve(address: &str, sources: Sources) -> Result<()> {
     let app = Router::new()
         .route("/status", get(status))
         .route("/metrics", get(text_metrics))
-        .route("/debug/pprof/{profile}", get(profile))
+        .merge(profile::router())
         .layer(from_fn_with_state(Arc::clone(&sources.traffic), count))
         .with_state(sources);
     axum::serve(listener, app).await.context("serve the status")
@@ -133,9 +134,4 @@ async fn text_metrics(State(sources): State<Sources>) -> Response {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response(),
     }
-}
-
-async fn profile(Path(profile): Path<String>) -> Response {
-    let text = format!("no profile {profile}: this collector is not a Go program\n");
-    (StatusCode::NOT_FOUND, text).into_response()
 }
