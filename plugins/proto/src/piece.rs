@@ -80,6 +80,7 @@ impl Cursor {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what a cursor returns")]
     fn news(missing_before: u64, bytes: &[u8], missing_after: u64) -> Option<News<'_>> {
         Some(News { missing_before, bytes, missing_after })
     }

@@ -20,7 +20,7 @@ fn name() -> impl Strategy<Value = String> {
     // A few, so that they are compressed, and with the same ends.
     (proptest::collection::vec(label, 0..3), 0..3usize).prop_map(|(labels, end)| {
         let ends = ["example.com", "cdn.example.com", "net"];
-        labels.iter().map(|label| format!("{label}.")).collect::<String>() + ends[end]
+        [&labels[..], &[ends[end].to_owned()]].concat().join(".")
     })
 }
 

@@ -232,7 +232,8 @@ prop_compose! {
             (_, Some(query)) => format!("{path}?{query}"),
             (_, None) => path,
         };
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = headers.concat();
         format!("{method} {target} HTTP/1.{version}\r\n{headers}\r\n")
     }
 }

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::mem;
 
+use super::direction::{Direction, Pending, fragment, matters, wire_len};
 use super::frame::{
-    self, CONTINUATION, DATA, Event, FLAG_END_HEADERS, FLAG_END_STREAM, FLAG_PADDED, FLAG_PRIORITY,
-    FrameHeader, Frames, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM,
+    CONTINUATION, DATA, Event, FLAG_END_HEADERS, FLAG_END_STREAM, FLAG_PADDED, FrameHeader, Frames,
+    GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM,
 };
 use super::hpack::Decoder;
 use super::stream::{Block, End, Exchange, Message, Stream};
@@ -60,57 +61,6 @@ pub struct Counters {
     pub cut: u64,
     /// Responses that a server announced unasked; they are not followed.
     pub pushed: u64,
-}
-
-/// A header block that goes on in CONTINUATION frames.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    first: FrameHeader,
-    time: u64,
-    wire: u64,
-    /// Its end was not captured or had no room.
-    cut: bool,
-}
-
-/// What is known about one direction.
-#[derive(Debug)]
-struct Direction {
-    frames: Frames,
-    decoder: Decoder,
-    /// The frame we are in.
-    header: FrameHeader,
-    time: u64,
-    /// What was captured of its payload, if that matters.
-    payload: Vec<u8>,
-    /// Some of it was not.
-    holed: bool,
-    /// It was read at once and is done.
-    read: bool,
-    pending: Option<Pending>,
-    block: Vec<u8>,
-}
-
-impl Direction {
-    fn joined(limits: &Limits) -> Self {
-        Self {
-            frames: Frames::lost(),
-            decoder: Decoder::joined(limits.table),
-            header: FrameHeader { len: 0, kind: 0, flags: 0, stream: 0 },
-            time: 0,
-            payload: Vec::new(),
-            holed: false,
-            read: false,
-            pending: None,
-            block: Vec::new(),
-        }
-    }
-
-    fn lose(&mut self) {
-        self.frames = Frames::lost();
-        self.decoder.forget();
-        self.pending = None;
-        self.block.clear();
-    }
 }
 
 /// Follows one connection.
@@ -459,30 +409,6 @@ impl Connection {
     }
 }
 
-/// Its payload, or the beginning of it, is worth keeping.
-fn matters(header: FrameHeader) -> bool {
-    match header.kind {
-        DATA => header.has(FLAG_PADDED),
-        HEADERS | PUSH_PROMISE | CONTINUATION | RST_STREAM | GOAWAY => true,
-        _ => false,
-    }
-}
-
-fn wire_len(header: FrameHeader) -> u64 {
-    frame::HEADER_LEN as u64 + u64::from(header.len)
-}
-
-/// The part of a HEADERS or `PUSH_PROMISE` payload that is header block, and whether its end is
-/// not among what was captured. `None` if it cannot be one.
-fn fragment(header: FrameHeader, payload: &[u8]) -> Option<(&[u8], bool)> {
-    let mut skipped = usize::from(header.has(FLAG_PADDED));
-    let padding = if skipped > 0 { payload.first().map_or(0, |len| usize::from(*len)) } else { 0 };
-    if header.kind == PUSH_PROMISE {
-        skipped += 4;
-    } else if header.has(FLAG_PRIORITY) {
-        skipped += 5;
-    }
-    let len = (header.len as usize).checked_sub(skipped + padding)?;
-    let captured = payload.get(skipped..).unwrap_or_default();
-    Some((&captured[..captured.len().min(len)], captured.len() < len))
-}
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     /// DATA of three bytes on stream 1, then a PING.
-    const BYTES: &[u8] = b"\0\0\x03\0\x01\0\0\0\x01abc\0\0\x08\x06\0\0\0\0\012345678";
+    const BYTES: &[u8] = b"\0\0\x03\0\x01\0\0\0\x01abc\0\0\x08\x06\0\0\0\0\x0012345678";
 
     fn events(frames: &mut Frames, piece: &Piece<'_>) -> Vec<String> {
         let mut told = Vec::new();

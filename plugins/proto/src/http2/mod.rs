@@ -9,6 +9,7 @@
 //! This one says "unknown" where it joined too late, and stays right about the rest.
 
 mod connection;
+mod direction;
 mod frame;
 pub mod hpack;
 mod huffman;

@@ -109,7 +109,7 @@ async fn ask(tap: Tap, calls: &[Call], at_once: usize, table: u32) {
             let request = request.body(()).expect("a request");
             let (answer, body) = sender.send_request(request, call.sent == 0).expect("sent");
             if call.sent > 0 {
-                tokio::spawn(send(body, call.sent, None));
+                send(body, call.sent, None);
             }
             answers.push(answer);
         }
@@ -152,13 +152,13 @@ async fn serve(tap: Tap, calls: Vec<Call>, table: u32) {
             let ends = call.answered == 0 && call.grpc_status.is_none();
             let body = respond.send_response(response, ends).expect("sent");
             if !ends {
-                send(body, call.answered, call.grpc_status).await;
+                send(body, call.answered, call.grpc_status);
             }
         });
     }
 }
 
-async fn send(mut stream: SendStream<bytes::Bytes>, len: usize, grpc_status: Option<u32>) {
+fn send(mut stream: SendStream<bytes::Bytes>, len: usize, grpc_status: Option<u32>) {
     let body = bytes::Bytes::from(vec![b'x'; len]);
     stream.send_data(body, grpc_status.is_none()).expect("sent");
     if let Some(status) = grpc_status {
