@@ -192,7 +192,7 @@ impl<'a> Iterator for Headers<'a> {
                 return None;
             }
             self.rest = rest;
-            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            let Some(colon) = memchr::memchr(b':', line) else { continue };
             let name = &line[..colon];
             if !name.is_empty() && name.iter().all(u8::is_ascii_graphic) {
                 return Some((name, line[colon + 1..].trim_ascii()));
@@ -203,7 +203,7 @@ impl<'a> Iterator for Headers<'a> {
 
 /// The first line without its end, and what follows; `None` if its end was not captured.
 fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let end = memchr::memchr(b'\n', bytes)?;
     let line = &bytes[..end];
     Some((line.strip_suffix(b"\r").unwrap_or(line), &bytes[end + 1..]))
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 
-use super::direction::{Direction, Pending, fragment, matters, wire_len};
+use super::direction::{Direction, KEPT, Pending, fragment, matters, wire_len};
 use super::frame::{
     CONTINUATION, DATA, Event, FLAG_END_HEADERS, FLAG_END_STREAM, FLAG_PADDED, FrameHeader, Frames,
     GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM,
@@ -185,6 +185,7 @@ impl Connection {
                 direction.header = header;
                 direction.time = time;
                 direction.payload.clear();
+                direction.payload.shrink_to(KEPT);
                 direction.holed = false;
                 direction.read = false;
                 let continues = direction.pending.map(|pending| pending.first.stream);
@@ -235,6 +236,7 @@ impl Connection {
                     return self.lose(side);
                 };
                 direction.block.clear();
+                direction.block.shrink_to(KEPT);
                 let wire = wire_len(header);
                 direction.pending =
                     Some(Pending { first: header, time: direction.time, wire, cut });

@@ -99,6 +99,7 @@ fn a_flood_of_continuations_takes_no_room() {
         followed.client(&[&frame(CONTINUATION, 0, 1, b"\0\x01a\x01b")]);
     }
     assert!(followed.connection.client.block.capacity() <= 2000);
+    assert_eq!(followed.connection.client.payload.capacity(), 0);
     followed.client(&[&frame(CONTINUATION, FLAG_END_HEADERS, 1, b"")]);
     followed.server(&[&frame(HEADERS, BOTH, 1, OK)]);
     assert_eq!(followed.only().path.as_deref(), Some("/"), "what there was room for");

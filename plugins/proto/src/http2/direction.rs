@@ -8,6 +8,9 @@ use super::frame::{
 };
 use super::hpack::Decoder;
 
+/// Room that a buffer keeps after it was needed: a connection has several, and may be idle.
+pub(super) const KEPT: usize = 1024;
+
 /// A header block that goes on in CONTINUATION frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 
+use super::direction::KEPT;
 use super::huffman;
 
 /// A header field; `None` for what was said before we came.
@@ -202,6 +203,8 @@ impl Decoder {
             tell(Field { name, value: Some(value) });
             Ok(keep.then(|| self.entry(name, value)))
         })();
+        name_scratch.shrink_to(KEPT);
+        value_scratch.shrink_to(KEPT);
         self.name = name_scratch;
         self.value = value_scratch;
         if let Some(entry) = entry? {
