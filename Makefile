@@ -26,8 +26,11 @@ CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 2>/dev/null)
 
-.PHONY: run test check build package bench clean root-externals need-build need-test need-bench \
-	need-check
+# How long `fuzz` runs each decoder.
+SECONDS_EACH ?= 30
+
+.PHONY: run test fuzz check build package bench clean root-externals need-build need-test \
+	need-bench need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
 ## builds a plugin here and runs it as root trusts it.
@@ -55,6 +58,12 @@ test: build need-test root-externals
 		$(CARGO) test --release --locked --workspace --no-fail-fast 2>&1 \
 		| awk '/^test result: / { passed += $$4; failed += $$6 } { print; fflush() } \
 			END { printf "%d passed, %d failed\n", passed, failed; exit failed > 0 }'
+
+## fuzz: each decoder against mutated input, with checked arithmetic; SECONDS_EACH=30
+fuzz: need-build
+	FUZZ_SECONDS=$(SECONDS_EACH) $(CARGO) test --release --locked -p plugin-proto --test fuzz \
+		--config profile.release.package.plugin-proto.overflow-checks=true \
+		-- --ignored --nocapture --test-threads=1
 
 ## bench: what it costs, with and without in turn; ROUNDS=5
 bench: build need-test need-bench root-externals
