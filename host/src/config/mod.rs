@@ -37,6 +37,7 @@ use options::Options;
 
 /// All that the host runs on.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(crate) struct Config {
     /// Names of the plugins to run. Empty only if the output is not DataKit: all there are.
     pub(crate) enabled: Vec<String>,
