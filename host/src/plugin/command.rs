@@ -1,17 +1,23 @@
 //! `datakit-ebpf plugin list|inspect|check`: what people ask about plugin files. Prints, and says
 //! by the exit code whether all is well.
 
+use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
 
 use abi_stable::std_types::{RSlice, RStr};
 use anyhow::{Context as _, Result, anyhow, bail};
 use plugin_api::loading::HostApi;
 use plugin_api::{Level, LogField, Points, ProbeStatus};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::plugin::isolated::child;
-use crate::plugin::loader::{Candidate, installed, path_of};
+use crate::plugin::loader::{Candidate, libraries};
 use crate::plugin::manifest::Manifest;
+use crate::supervise;
 use crate::telemetry::log::{say, say_error};
 
 /// What is asked.
@@ -29,27 +35,46 @@ pub(crate) enum PluginCommand {
     Host,
 }
 
+/// How long a plugin may take to load, start and stop.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the process that tries a plugin ends with. A plugin that ends it does so with something
+/// else, 0 for instance.
+const WORKS: u8 = 64;
+const DOES_NOT_WORK: u8 = 65;
+
 /// Does it, and says how it went.
 pub(crate) fn carry_out(command: &PluginCommand) -> ExitCode {
-    let outcome = match command {
-        PluginCommand::List { folder, trusts_any } => list(folder, *trusts_any),
-        PluginCommand::Inspect { file, trusts_any } => inspect(file, *trusts_any),
-        PluginCommand::Check { file, trusts_any } => check(file, *trusts_any),
-        PluginCommand::Try { file, trusts_any } => try_out(file, *trusts_any),
-        PluginCommand::Host => child::run(),
+    let (outcome, good, bad) = match command {
+        PluginCommand::List { folder, trusts_any } => (list(folder, *trusts_any), 0, 1),
+        PluginCommand::Inspect { file, trusts_any } => (inspect(file, *trusts_any), 0, 1),
+        PluginCommand::Check { file, trusts_any } => match check(file, *trusts_any) {
+            // The other process has said why.
+            Ok(works) => (Ok(()), u8::from(!works), 1),
+            Err(error) => (Err(error), 0, 1),
+        },
+        PluginCommand::Try { file, trusts_any } => {
+            let outcome = supervise::follow_parent().and_then(|()| try_out(file, *trusts_any));
+            (outcome, WORKS, DOES_NOT_WORK)
+        }
+        PluginCommand::Host => (child::run(), 0, 1),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(good),
         Err(error) => {
             say_error(format_args!("{error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(bad)
         }
     }
 }
 
 fn list(folder: &Path, trusts_any: bool) -> Result<()> {
-    for name in installed(folder)? {
-        match Candidate::check(&path_of(folder, &name)?, trusts_any) {
+    for (name, path) in libraries(folder)? {
+        let checked = Candidate::check(&path, trusts_any)
+            .and_then(|candidate| candidate.check_name(&name).map(|()| candidate));
+        // A file may have any name.
+        let name = name.escape_debug().to_string();
+        match checked {
             Ok(Candidate { manifest, .. }) => {
                 let Manifest { version, api, .. } = manifest;
                 say(format_args!("{name:<20} {version:<10} interface {api}"));
@@ -68,20 +93,46 @@ fn inspect(file: &Path, trusts_any: bool) -> Result<()> {
     Ok(())
 }
 
-fn check(file: &Path, trusts_any: bool) -> Result<()> {
+/// Whether it works. If it does not, the process that tried it has said why.
+fn check(file: &Path, trusts_any: bool) -> Result<bool> {
     // What need not run is said here, in one sentence.
-    Candidate::check(file, trusts_any)?;
-    let mut child = Command::new(std::env::current_exe().context("find the own executable")?);
-    child.args(["plugin", "try"]).arg(file);
+    let candidate = Candidate::check(file, trusts_any)?;
+    let shown = file.display();
+    if candidate.is_slow() {
+        say_error(format_args!("{shown} was built without optimisation; build it with --release"));
+    }
+    let mut trial = Command::new(env::current_exe().context("find the own executable")?);
+    trial.args(["plugin", "try"]).arg(file).stdin(Stdio::null());
     if trusts_any {
-        child.arg("--trust-any-plugin");
+        trial.arg("--trust-any-plugin");
     }
-    let status = child.status().context("start a process to try the plugin in")?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(_) => bail!("{} does not work on this host", file.display()),
-        None => bail!("{} takes its process down: {status}", file.display()),
+    let mut trial =
+        supervise::as_child(&mut trial).spawn().context("start a process to try the plugin in")?;
+    let Some(status) = end_of(&mut trial)? else {
+        let seconds = TIME_LIMIT.as_secs();
+        bail!("{shown} hangs: it was not loaded, started and stopped again within {seconds} s");
+    };
+    match status.code().map(u8::try_from) {
+        Some(Ok(WORKS)) => Ok(true),
+        Some(Ok(DOES_NOT_WORK)) => Ok(false),
+        Some(_) => bail!("{shown} ends its process: {status}"),
+        None => bail!("{shown} takes its process down: {status}"),
     }
+}
+
+/// Waits for the end of a process, but not longer than the limit; then it is killed, and there is
+/// none.
+fn end_of(process: &mut Child) -> Result<Option<ExitStatus>> {
+    let handle = pidfd_open(Pid::from_child(process), PidfdFlags::empty())
+        .context("open a descriptor of the process that tries the plugin")?;
+    let limit = Timespec { tv_sec: TIME_LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let mut ended = [PollFd::new(&handle, PollFlags::IN)];
+    let has_ended = retry_on_intr(|| poll(&mut ended, Some(&limit)))? > 0;
+    if !has_ended {
+        process.kill().context("end the process that tries the plugin")?;
+    }
+    let status = process.wait().context("wait for the process that tries the plugin")?;
+    Ok(has_ended.then_some(status))
 }
 
 fn try_out(file: &Path, trusts_any: bool) -> Result<()> {
@@ -109,6 +160,9 @@ impl HostApi for Printer {
     }
 
     fn log(&self, level: Level, message: RStr<'_>, fields: RSlice<'_, LogField>) {
+        if level == Level::Debug {
+            return;
+        }
         let shown: Vec<_> =
             fields.iter().map(|LogField { name, value }| format!("{name}={value}")).collect();
         say_error(format_args!("{level:?}: {message} {}", shown.join(" ")));
