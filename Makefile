@@ -19,7 +19,7 @@ TEST_PACKAGES := curl dnsmasq-base iproute2 ncat nftables nginx-light procps pyt
 BENCH_PACKAGES := wrk bpftool
 CHECK_PACKAGES := clang-format
 
-C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 2>/dev/null)
+C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
 
 .PHONY: run test check build package bench clean root-externals need-build need-test need-bench \
 	need-check
