@@ -59,6 +59,7 @@ bench: build need-test need-bench root-externals
 ## check: formats, lints and documentation
 check: need-build need-check
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path examples/exec-log/Cargo.toml
 	clang-format --dry-run -Werror $(C_FILES)
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps

@@ -56,7 +56,8 @@ fn script() -> String {
         match step {
             Step::Write { file, text } => {
                 assert!(!text.contains("END OF FILE"), "{file}");
-                script += &format!("cat >{file} <<'END OF FILE'\n{text}END OF FILE\n");
+                let lines = ["cat >", &file, " <<'END OF FILE'\n", &text, "END OF FILE\n"];
+                script += &lines.concat();
             }
             Step::Run(commands) => script += &commands,
         }

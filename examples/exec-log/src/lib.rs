@@ -69,7 +69,7 @@ fn add(points: &mut Points, record: &[u8]) {
     let mut point = points.point("exec", clock::unix_time_ns());
     point.tag_display("parent", &parent).tag_display("command", &command);
     point.field_display("message", format_args!("{parent} has started {command}"));
-    point.field("pid", u32::from_ne_bytes(*pid) as i64);
+    point.field("pid", i64::from(u32::from_ne_bytes(*pid)));
 }
 
 /// The text before the first NUL, as the kernel writes names.

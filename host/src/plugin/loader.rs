@@ -48,7 +48,7 @@ pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<A
     let path = path_of(folder, name)?;
     let shown = path.display();
     ensure!(
-        path.is_file(),
+        path.exists(),
         "plugin {name} is not installed: there is no file {shown}; {}",
         describe(folder)
     );
