@@ -24,7 +24,7 @@ TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-ligh
 BENCH_PACKAGES := wrk bpftool
 CHECK_PACKAGES := clang-format
 
-C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 2>/dev/null)
+C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
 
 # How long `fuzz` runs each decoder.
 SECONDS_EACH ?= 30
@@ -73,6 +73,7 @@ bench: build need-test need-bench root-externals
 ## check: formats, lints and documentation
 check: need-build need-check
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path examples/exec-log/Cargo.toml
 	clang-format --dry-run -Werror $(C_FILES)
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --workspace --no-deps

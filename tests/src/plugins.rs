@@ -106,7 +106,7 @@ impl Default for PluginFolder {
 }
 
 /// The target folder that this test binary was built into: `target/debug/deps/<test>`.
-fn target_folder() -> PathBuf {
+pub fn target_folder() -> PathBuf {
     let binary = std::env::current_exe().expect("a test has a binary");
     let target = binary.ancestors().nth(3).expect("cargo nests its binaries");
     target.to_owned()

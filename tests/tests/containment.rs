@@ -110,7 +110,9 @@ fn a_plugin_that_never_starts_holds_up_nobody() {
     let entry = scene.wait_for("the status tells", |entry| entry["reason"].is_string());
     assert_eq!(entry["state"], "starting", "{entry}");
     assert!(entry["reason"].as_str().is_some_and(|why| why.contains("start has not returned")));
-    scene.assert_others_lose_nothing(|collector| drop(collector.terminate()));
+    scene.assert_others_lose_nothing(|collector| {
+        assert_eq!(collector.terminate().code(), Some(1), "{}", collector.log());
+    });
 }
 
 #[test]

@@ -155,6 +155,41 @@ fn a_third_partys_plugin_is_uploaded_like_any_other() {
     assert_eq!(of_heartbeat.expect("it arrived").query, "input=heartbeat");
 }
 
+/// A plugin that was built against version 1 of the interface.
+#[track_caller]
+fn an_older_plugin_works(isolation: &[&str]) {
+    let receiver = Receiver::start();
+    let plugins = PluginFolder::new();
+    plugins.add_fixture("previous-api");
+    let collector = Collector::setup(&receiver)
+        .enabled("previous-api")
+        .plugin_folder(plugins.path())
+        .args(isolation)
+        .start();
+    wait::until("two beats arrive", || {
+        let beats = receiver.measurement("heartbeat");
+        let count = beats.points().len();
+        if count < 2 { Err(format!("{count} so far")) } else { Ok(()) }
+    });
+    let entry = collector.plugin("previous-api").expect("it is enabled");
+    assert_eq!(entry["process"].is_u64(), !isolation.is_empty(), "{entry}");
+    // Its calls answer; what it does not know of does not keep it from being asked.
+    assert_eq!((&entry["state"], &entry["version"]), (&"running".into(), &"1.0.0".into()));
+    assert!(!collector.log().contains("could not say how it is"), "{}", collector.log());
+    collector.stop();
+    assert_eq!(receiver.measurement("heartbeat").values("kind"), ["steady"].into());
+}
+
+#[test]
+fn a_plugin_of_the_previous_interface_works_as_before() {
+    an_older_plugin_works(&[]);
+}
+
+#[test]
+fn a_plugin_of_the_previous_interface_works_in_a_process_of_its_own() {
+    an_older_plugin_works(&["--isolate", "previous-api"]);
+}
+
 #[test]
 fn the_status_names_every_probe_and_how_it_is_attached() {
     let receiver = Receiver::start();

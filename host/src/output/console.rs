@@ -63,7 +63,9 @@ impl Sink for Console {
         let mut text = String::new();
         for point in &batch.points {
             if batch.category != Category::Network {
-                line_protocol::write(&mut text, point);
+                let mut line = String::new();
+                line_protocol::write(&mut line, point);
+                text.extend(line.chars().map(printable));
                 text.push('\n');
             } else if self.is_terminal {
                 if point.time_ns != self.report_ns {
@@ -76,7 +78,7 @@ impl Sink for Console {
                 let mut one = Table::default();
                 one.add(point, Instant::now());
                 for (key, row) in one.sorted(Instant::now()) {
-                    text.push_str(&line(key, row));
+                    text.extend(line(key, row).chars().map(printable));
                     text.push('\n');
                 }
             }
@@ -139,10 +141,13 @@ pub(crate) fn bytes(count: i64) -> String {
     }
 }
 
-/// Cuts at the terminal's edge: a wrapped line would push the table off the screen. Names come
-/// from outside, so what would steer the terminal is replaced.
+/// Names come from outside, so what would steer the terminal is replaced.
+fn printable(character: char) -> char {
+    if character.is_control() { '?' } else { character }
+}
+
+/// Cuts at the terminal's edge: a wrapped line would push the table off the screen.
 fn push_line(screen: &mut String, width: usize, line: &str) {
-    let printable = |character: char| if character.is_control() { '?' } else { character };
     screen.extend(line.chars().take(width).map(printable));
     screen.write_str("\r\n").unwrap_or_default();
 }

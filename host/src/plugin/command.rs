@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 use crate::plugin::isolated::child;
-use crate::plugin::loader::{Candidate, installed, path_of};
+use crate::plugin::loader::{Candidate, libraries};
 use crate::plugin::manifest::Manifest;
 use crate::plugin::trial::{self, Trial};
 use crate::telemetry::log::{say, say_error};
@@ -46,8 +46,12 @@ pub(crate) fn carry_out(command: &PluginCommand) -> ExitCode {
 }
 
 fn list(folder: &Path, trusts_any: bool) -> Result<()> {
-    for name in installed(folder)? {
-        match Candidate::check(&path_of(folder, &name)?, trusts_any) {
+    for (name, path) in libraries(folder)? {
+        let checked = Candidate::check(&path, trusts_any)
+            .and_then(|candidate| candidate.check_name(&name).map(|()| candidate));
+        // A file may have any name.
+        let name = name.escape_debug().to_string();
+        match checked {
             Ok(Candidate { manifest, .. }) => {
                 let Manifest { version, api, .. } = manifest;
                 say(format_args!("{name:<20} {version:<10} interface {api}"));
@@ -68,7 +72,10 @@ fn inspect(file: &Path, trusts_any: bool) -> Result<()> {
 
 fn check(file: &Path, trusts_any: bool) -> Result<()> {
     // What need not run is said here, in one sentence.
-    Candidate::check(file, trusts_any)?;
+    let shown = file.display();
+    if Candidate::check(file, trusts_any)?.is_slow() {
+        say_error(format_args!("{shown} was built without optimisation; build it with --release"));
+    }
     let Trial { name, probes, said, problem } = trial::run(file, "", trusts_any)?;
     for line in said {
         say_error(format_args!("{line}"));
@@ -77,7 +84,7 @@ fn check(file: &Path, trusts_any: bool) -> Result<()> {
         say(format_args!("{probe}"));
     }
     if let Some(problem) = problem {
-        bail!("{} does not work on this host: {problem}", file.display());
+        bail!("{shown} does not work on this host: {problem}");
     }
     say(format_args!("{name} starts and stops on this host"));
     Ok(())

@@ -3,10 +3,10 @@
 //! Rust has no sound way to unmap one.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,7 @@ use abi_stable::library::{LibraryError, lib_header_from_path};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use plugin_api::loading::AnyModule;
 use plugin_api::{API_VERSION, OLDEST_API_VERSION};
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use tracing::{debug, warn};
 
@@ -26,6 +27,9 @@ const EXTENSION: &str = "so";
 
 /// Permission bits that let others than the owner write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// No plugin comes near it; a file that does is not read into memory.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// The files of the libraries that are mapped, open for as long. The dynamic linker knows a
 /// library by its path, and a path through a descriptor must not come to mean another file.
@@ -42,7 +46,7 @@ pub(crate) struct Candidate {
 /// Opens the library of plugin `name` in `folder`.
 pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<AnyModule> {
     let candidate = find(folder, name, trusts_any_file)?;
-    if candidate.manifest.profile == "debug" && !cfg!(debug_assertions) {
+    if candidate.is_slow() {
         warn!(plugin = name, "plugin was built without optimisation; build it with --release");
     }
     candidate.load()
@@ -53,49 +57,65 @@ pub(crate) fn find(folder: &Path, name: &str, trusts_any_file: bool) -> Result<C
     let path = path_of(folder, name)?;
     let shown = path.display();
     ensure!(
-        path.is_file(),
+        path.exists(),
         "plugin {name} is not installed: there is no file {shown}; {}",
         describe(folder)
     );
     let candidate = Candidate::check(&path, trusts_any_file)?;
-    let own = &candidate.manifest.name;
-    ensure!(
-        own == name,
-        "{shown} says that it is plugin {own}, not {name}; name the file {}",
-        file_name(own)
-    );
+    candidate.check_name(name)?;
     Ok(candidate)
 }
 
 /// The names of the plugins whose files are in `folder`, sorted.
 pub(crate) fn installed(folder: &Path) -> Result<Vec<String>> {
+    Ok(libraries(folder)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The files in `folder` that are named as plugins are, with these names, sorted.
+pub(crate) fn libraries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = fs::read_dir(folder)
         .with_context(|| format!("look for plugins in {}", folder.display()))?;
-    let mut names: Vec<_> = entries.filter_map(|entry| name_of(&entry.ok()?.path())).collect();
-    names.sort();
-    Ok(names)
+    let named = |path: PathBuf| Some((name_of(&path)?, path));
+    let mut found: Vec<_> = entries.filter_map(|entry| named(entry.ok()?.path())).collect();
+    found.sort();
+    Ok(found)
 }
 
 /// Where the library of plugin `name` is. A name becomes part of a path, so it must be one.
-pub(crate) fn path_of(folder: &Path, name: &str) -> Result<PathBuf> {
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+fn path_of(folder: &Path, name: &str) -> Result<PathBuf> {
     ensure!(
-        name.chars().all(is_plain),
+        is_name(name),
         "{name:?} is not a plugin's name; names have letters, digits and hyphens"
     );
     Ok(folder.join(file_name(name)))
+}
+
+/// Whether a plugin may be called that.
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+    name.chars().all(is_plain)
 }
 
 impl Candidate {
     /// Reads `path` and checks all that can be checked without running it.
     pub(crate) fn check(path: &Path, trusts_any_file: bool) -> Result<Self> {
         let shown = path.display();
-        let mut file = File::open(path).with_context(|| format!("open {shown}"))?;
+        // Whatever else it may be, opening and reading it must not wait.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+            .open(path)
+            .with_context(|| format!("open {shown}"))?;
+        let facts = file.metadata().with_context(|| format!("look at {shown}"))?;
+        ensure!(facts.is_file(), "{shown} is not a regular file, so it is not a plugin");
+        ensure!(facts.len() <= MOST_BYTES, "{shown} is larger than any plugin");
         if !trusts_any_file {
             check_owner(&file).with_context(|| format!("{shown} is not trusted"))?;
         }
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).with_context(|| format!("read {shown}"))?;
+        // It may still grow.
+        let mut limited = Read::by_ref(&mut file).take(MOST_BYTES);
+        limited.read_to_end(&mut bytes).with_context(|| format!("read {shown}"))?;
         let fits = || format!("{shown} is not a plugin for this host");
         elf::check(&bytes).with_context(fits)?;
         let manifest = manifest::read(&bytes).with_context(fits)?;
@@ -112,6 +132,23 @@ impl Candidate {
              {OLDEST_API_VERSION} to {API_VERSION}; install a newer datakit-ebpf"
         );
         Ok(Self { path: path.to_owned(), file, manifest })
+    }
+
+    /// Checks that it is plugin `name`, as its file's name says.
+    pub(crate) fn check_name(&self, name: &str) -> Result<()> {
+        let own = &self.manifest.name;
+        ensure!(
+            own == name,
+            "{} says that it is plugin {own}, not {name}; name the file {}",
+            self.path.display(),
+            file_name(own)
+        );
+        Ok(())
+    }
+
+    /// Whether it was built without optimisation, and this host was not.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.manifest.profile == "debug" && !cfg!(debug_assertions)
     }
 
     /// Loads it and asks for its module.

@@ -1,7 +1,9 @@
 //! What a plugin's file says of itself, found in its bytes without running it.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use plugin_api::loading::MARK;
+
+use crate::plugin::loader::is_name;
 
 /// The lines that `export_plugin!` puts into a library.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,27 +18,38 @@ pub(crate) struct Manifest {
 
 /// Finds the manifest in a library.
 pub(crate) fn read(file: &[u8]) -> Result<Manifest> {
-    let text =
-        text_in(file).context("it has no manifest; export the plugin with export_plugin!")?;
+    // The mark may also be among the constants of a program that looks for it.
+    let (mut offset, mut first) = (0, None);
+    while let Some(found) = file[offset..].windows(MARK.len()).position(|window| window == MARK) {
+        offset += found + MARK.len();
+        match parse(&file[offset..]) {
+            Ok(manifest) => return Ok(manifest),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| anyhow!("it has no manifest; export it with export_plugin!")))
+}
+
+/// Reads the text that stands behind a mark.
+fn parse(rest: &[u8]) -> Result<Manifest> {
+    let text = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = str::from_utf8(text).context("its manifest is not text")?;
     let value = |key: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once('='));
         let found = lines.find(|(name, _)| *name == key).map(|(_, value)| value.to_owned());
-        found.with_context(|| format!("its manifest says nothing of its {key}"))
+        let found = found.with_context(|| format!("its manifest says nothing of its {key}"))?;
+        // People read it on a terminal.
+        ensure!(!found.contains(char::is_control), "its manifest has a strange {key}: {found:?}");
+        Ok(found)
     };
-    let api = value("api")?;
+    let (api, name) = (value("api")?, value("name")?);
+    ensure!(is_name(&name), "its manifest has a strange name: {name:?}");
     Ok(Manifest {
-        name: value("name")?,
+        name,
         version: value("version")?,
-        api: api.parse().with_context(|| format!("its manifest has a strange api: {api}"))?,
+        api: api.parse().with_context(|| format!("its manifest has a strange api: {api:?}"))?,
         profile: value("profile")?,
     })
-}
-
-fn text_in(file: &[u8]) -> Option<&str> {
-    let start = file.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
-    let rest = &file[start..];
-    let end = rest.iter().position(|byte| *byte == 0)?;
-    str::from_utf8(&rest[..end]).ok()
 }
 
 #[cfg(test)]
@@ -58,6 +71,19 @@ mod tests {
             profile: "release".into(),
         };
         assert_eq!(read(&file(text)).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_mark_that_is_no_manifest_is_passed_over() {
+        let decoy = file("nothing of the kind");
+        let real = file("api=2\nname=x\nversion=1\nprofile=debug\n");
+        assert_eq!(read(&[decoy, real].concat()).unwrap().api, 2);
+    }
+
+    #[test]
+    fn what_would_steer_a_terminal_is_refused() {
+        let file = file("api=1\nname=x\nversion=\x1b[2J\nprofile=debug\n");
+        assert!(read(&file).unwrap_err().to_string().contains("strange version"));
     }
 
     #[test]

@@ -24,10 +24,11 @@ use tokio::time::timeout;
 
 use crate::plugin::loader::Candidate;
 use crate::plugin::runner::sentence;
+use crate::supervise;
 use crate::telemetry::log::{say, say_error};
 
 /// Many times what loading programs takes on a slow machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came out of a trial.
 #[derive(Debug)]
@@ -68,7 +69,9 @@ pub(crate) fn run(file: &Path, settings: &str, trusts_any: bool) -> Result<Trial
             name: String::new(),
             probes: Vec::new(),
             said: Vec::new(),
-            problem: Some(format!("it neither starts nor fails within {PATIENCE:?}")),
+            problem: Some(format!(
+                "it hangs: it was not loaded, started and stopped again within {PATIENCE:?}"
+            )),
         },
     })
 }
@@ -81,6 +84,7 @@ async fn try_in_child(file: &Path, settings: &str, trusts_any: bool) -> Result<O
         command.arg("--trust-any-plugin");
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    supervise::as_child(command.as_std_mut());
     let mut child = command.spawn().context("start a process to try the plugin in")?;
     if let Some(mut stdin) = child.stdin.take() {
         // A child that ended before it read them says why by how it ended.
@@ -107,6 +111,7 @@ fn judge(output: &Output) -> Trial {
 
 /// The child's part: tells its parent how it went.
 pub(crate) fn take_part(file: &Path, trusts_any: bool) -> Result<()> {
+    supervise::follow_parent()?;
     let mut settings = String::new();
     stdin().read_to_string(&mut settings).context("read the settings")?;
     let mut findings = Findings::default();

@@ -20,6 +20,19 @@ use crate::raw;
 use crate::ring::Ring;
 use crate::usage::Usage;
 
+/// The object that the plugin's build script has left in `OUT_DIR` under this name, for [`load`].
+/// The ELF parser needs it at a multiple of eight.
+#[macro_export]
+macro_rules! object {
+    ($file:literal) => {{
+        #[repr(C, align(8))]
+        struct Aligned<T: ?Sized>(T);
+        static ALIGNED: &Aligned<[u8]> =
+            &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $file)));
+        &ALIGNED.0
+    }};
+}
+
 /// A constant of a program (`const volatile`) and the bytes that it is set to before the load.
 #[derive(Debug, Clone, Copy)]
 pub struct Global<'a> {

@@ -40,6 +40,11 @@ impl Collector {
     }
 }
 
+/// The own table of a plugin that has no settings: every key in it is an error.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
 #[derive(Deserialize)]
 struct File<T> {
     #[serde(default)]
@@ -56,7 +61,7 @@ pub fn parse<T: DeserializeOwned + Default>(text: &str) -> Result<(Collector, T)
 
 #[cfg(test)]
 mod tests {
-    use super::{Collector, parse};
+    use super::{Collector, NoSettings, parse};
     use serde::Deserialize;
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -74,6 +79,13 @@ mod tests {
     fn a_misspelt_key_of_the_plugins_own_is_an_error_that_names_it() {
         let error = parse::<Own>("[settings]\ndeepth = 1\n").unwrap_err();
         assert!(format!("{error:#}").contains("deepth"), "{error:#}");
+    }
+
+    #[test]
+    fn a_plugin_without_settings_refuses_every_key() {
+        assert_eq!(parse::<NoSettings>("[settings]\n").unwrap().1, NoSettings {});
+        let error = parse::<NoSettings>("[settings]\ndepth = 1\n").unwrap_err();
+        assert!(format!("{error:#}").contains("depth"), "{error:#}");
     }
 
     #[test]

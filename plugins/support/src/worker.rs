@@ -14,6 +14,11 @@ use plugin_api::Host;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::{Errno, write};
 
+use crate::ring::Ring;
+
+/// How long a thread sleeps that waits for records alone.
+const IDLE: Duration = Duration::from_mins(1);
+
 /// A running thread; stopped and joined when dropped.
 #[derive(Debug)]
 pub struct Worker {
@@ -94,6 +99,18 @@ impl Waiter {
     pub fn watch(&self, source: BorrowedFd<'_>) -> io::Result<()> {
         let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
         Ok(epoll::add(&self.epoll, source, epoll::EventData::new_u64(0), events)?)
+    }
+
+    /// Calls `read` whenever `ring` has something, and a last time when the thread is to stop.
+    pub fn follow(&self, ring: &mut Ring, mut read: impl FnMut(&mut Ring)) -> io::Result<()> {
+        self.watch(ring.as_fd())?;
+        loop {
+            let goes_on = self.wait(Instant::now() + IDLE)?;
+            read(ring);
+            if !goes_on {
+                return Ok(());
+            }
+        }
     }
 
     /// Sleeps until `deadline`, until a watched source says something, or until the thread is to
