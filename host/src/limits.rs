@@ -39,7 +39,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The share of the bandwidth that uploads may take while they are held back. The rest is for
 /// answers, last errors and the status server.
-const FOR_UPLOADS: f64 = 0.9;
+const FOR_UPLOADS: f64 = 0.75;
 
 /// A limit is exceeded and nothing has helped; the sentence says which one.
 #[derive(Debug)]
