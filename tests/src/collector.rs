@@ -32,6 +32,7 @@ pub struct Setup {
     more: Vec<OsString>,
     often: bool,
     stdout: Stdio,
+    without: Option<&'static str>,
 }
 
 impl Setup {
@@ -86,11 +87,31 @@ impl Setup {
         self
     }
 
+    /// Without one of root's capabilities, such as `net_admin`.
+    #[must_use]
+    pub fn without_capability(mut self, capability: &'static str) -> Self {
+        self.without = Some(capability);
+        self
+    }
+
+    /// The plugins as a configuration file names them, which [`Collector::reload`] can change.
+    #[must_use]
+    pub fn enabled_by_file(self, toml: &str) -> Self {
+        self.enabled("").config(toml)
+    }
+
     /// Starts it, and waits for nothing.
     #[track_caller]
     pub fn spawn(self) -> Collector {
         let file = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(plugins::externals().join("datakit-ebpf"));
+        let binary = plugins::externals().join("datakit-ebpf");
+        let mut command = if let Some(capability) = self.without {
+            let mut command = Command::new("/usr/bin/setpriv");
+            command.arg(format!("--bounding-set=-{capability}")).arg(binary);
+            command
+        } else {
+            Command::new(binary)
+        };
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(self.stdout);
         command.stderr(File::create(file("stderr")).expect("a new file"));
         // What a user would write into `args`.
@@ -105,7 +126,9 @@ impl Setup {
         if self.often {
             command.args(["--interval", "1s"]);
         }
-        command.arg("--enabled").arg(&self.enabled);
+        if !self.enabled.is_empty() {
+            command.arg("--enabled").arg(&self.enabled);
+        }
         if let Some(tags) = &self.tags {
             command.arg("--tags").arg(tags);
         }
@@ -129,7 +152,7 @@ impl Setup {
     pub fn start(self) -> Collector {
         let enabled = self.enabled.clone();
         let collector = self.launch();
-        for plugin in enabled.split(',') {
+        for plugin in enabled.split(',').filter(|plugin| !plugin.is_empty()) {
             collector.wait_for(plugin, "running");
         }
         collector
@@ -175,6 +198,7 @@ impl Collector {
             more: Vec::new(),
             often: true,
             stdout: Stdio::null(),
+            without: None,
         }
     }
 
@@ -221,6 +245,30 @@ impl Collector {
     #[track_caller]
     pub fn metrics(&self) -> String {
         self.get("/metrics").expect("a running collector answers")
+    }
+
+    /// A number of a plugin from `/metrics`, under its full name.
+    #[track_caller]
+    pub fn metric(&self, plugin: &str, name: &str) -> f64 {
+        let metrics = self.metrics();
+        let start = format!("datakit_ebpf_plugin_{name}{{plugin=\"{plugin}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        let value = value.unwrap_or_else(|| panic!("no `{start}` in {metrics}"));
+        value.parse().unwrap_or_else(|error| panic!("{start}{value}: {error}"))
+    }
+
+    /// Replaces its configuration file and tells it so.
+    #[track_caller]
+    pub fn reload(&self, toml: &str) {
+        fs::write(self.folder.path().join("collector.toml"), toml).expect("its folder is there");
+        self.signal(Signal::SIGHUP);
+    }
+
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).expect("the collector is still there");
     }
 
     /// The entry of a plugin in `/status`.

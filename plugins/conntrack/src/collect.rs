@@ -200,9 +200,10 @@ impl Collector {
         Counts::add(&self.counts.namespaces_refused, refused);
         let (began, mut in_time) = (Instant::now(), true);
         for (netns, path) in &found {
-            let due = self.namespaces.get(netns).is_none_or(|namespace| {
-                namespace.next_dump.is_some_and(|due| due <= began)
-            });
+            let due = self
+                .namespaces
+                .get(netns)
+                .is_none_or(|namespace| namespace.next_dump.is_some_and(|due| due <= began));
             if due && !in_time {
                 continue;
             }
@@ -225,11 +226,7 @@ impl Collector {
         if let Some(nsid) = nsid {
             self.by_nsid.insert(nsid, netns);
         }
-        self.namespaces.entry(netns).or_insert(Namespace {
-            nsid,
-            next_dump: None,
-            failing: false,
-        });
+        self.namespaces.entry(netns).or_insert(Namespace { nsid, next_dump: None, failing: false });
         self.dump(netns, (!is_own).then_some(&file))
     }
 

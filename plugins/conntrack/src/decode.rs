@@ -102,7 +102,9 @@ pub(crate) fn datagram(
 
 fn message(kind: u16, payload: &[u8]) -> Result<Message, DecodeError> {
     match kind {
-        CONNTRACK_NEW => translation(payload).map(|found| found.map_or(Message::Other, Message::There)),
+        CONNTRACK_NEW => {
+            translation(payload).map(|found| found.map_or(Message::Other, Message::There))
+        }
         CONNTRACK_DELETE => {
             translation(payload).map(|found| found.map_or(Message::Other, Message::Gone))
         }

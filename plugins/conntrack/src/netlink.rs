@@ -99,7 +99,9 @@ impl Events {
             let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
             let received = recvmsg::<NetlinkAddr>(fd, &mut parts, Some(&mut control), flags);
             let (length, nsid) = match received {
-                Ok(message) if message.address.is_some_and(|address| address.pid() != 0) => continue,
+                Ok(message) if message.address.is_some_and(|address| address.pid() != 0) => {
+                    continue;
+                }
                 Ok(message) => (message.bytes, message.cmsgs()?.find_map(nsid_of)),
                 Err(Errno::ENOBUFS) => {
                     drained.overrun = true;
@@ -232,7 +234,8 @@ pub(crate) fn nsid(namespace: &File, assign: bool) -> Result<Option<i32>> {
         socket.send(ask, 0)?;
         match first_message(receive(&socket, &mut buffer)?) {
             Some((RTM_NEWNSID, payload)) => Ok(nsid_in(payload).filter(|nsid| *nsid >= 0)),
-            Some((_, payload)) => match payload.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+            Some((_, payload)) => match payload.first_chunk().map(|code| i32::from_ne_bytes(*code))
+            {
                 Some(0) => Ok(None),
                 Some(code) => Err(io::Error::from_raw_os_error(code.wrapping_neg()).into()),
                 None => bail!("the kernel's answer is too short"),

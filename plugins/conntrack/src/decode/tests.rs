@@ -103,10 +103,7 @@ fn a_datagram_may_hold_several_messages_and_the_end_of_a_dump() {
     bytes.extend([20, 0, 0, 0, 3, 0, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let mut found = Vec::new();
     let interrupted = datagram(&bytes, |message| found.push(message.unwrap()));
-    assert_eq!(
-        found,
-        [Message::There(translated()), Message::Gone(translated()), Message::Done]
-    );
+    assert_eq!(found, [Message::There(translated()), Message::Gone(translated()), Message::Done]);
     assert!(interrupted, "the last message says so");
 }
 
