@@ -31,7 +31,7 @@ enum nat_flag {
 };
 
 enum nat_size {
-	NAT_ELEMENTS = 131072,
+	NAT_ELEMENTS = 262144,
 };
 
 /* A packet of a connection in the direction of the first one, untranslated. */

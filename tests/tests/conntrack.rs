@@ -163,6 +163,7 @@ fn masquerade_alone_is_no_translation_of_the_destination() {
     let collector = start(&receiver);
     let pair = Pair { client: hosts.client.dial(real), server: accept(&listener) };
     pair.up(1_000);
+    wait_for_report(&receiver, &hosts.client, real);
     drop(pair);
     collector.stop();
     let seen = towards(&receiver.netflow(), &hosts.client, real);

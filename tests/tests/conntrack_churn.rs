@@ -147,3 +147,48 @@ fn events_that_are_lost_are_counted_and_made_good() {
     forget_quickly(&hosts.node);
     collector.stop();
 }
+
+#[test]
+fn connections_that_are_older_than_the_plugin_leave_too() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let hosts = Routed::new();
+    let real = hosts.real(Family::V4, 8080);
+    let listener = hosts.server.listen(real);
+    translate(&hosts.node, "tcp", "80", real);
+    forget_quickly(&hosts.node);
+    let service = hosts.service(Family::V4, 80);
+    let pair = Pair { client: hosts.client.dial(service), server: accept(&listener) };
+    let receiver = Receiver::start();
+    let collector = start(&receiver);
+    assert!(collector.metric(CONNTRACK, "translations") >= 1.0, "it is there from the start");
+    drop(pair);
+    // The kernel does not tell of its end.
+    wait_for_nothing(&collector, &hosts.node);
+    collector.stop();
+}
+
+#[test]
+fn a_namespace_that_goes_away_is_not_kept_alive_and_takes_its_connections_along() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let receiver = Receiver::start();
+    let collector = start(&receiver);
+    let [namespaces, translations] = ["namespaces", "translations"]
+        .map(|name| move |from: &Collector| from.metric(CONNTRACK, name));
+    let before = namespaces(&collector);
+    let hosts = Routed::new();
+    let real = hosts.real(Family::V4, 8080);
+    let listener = hosts.server.listen(real);
+    translate(&hosts.node, "tcp", "80", real);
+    let service = hosts.service(Family::V4, 80);
+    let pair = Pair { client: hosts.client.dial(service), server: accept(&listener) };
+    wait::until("the connection is seen", || {
+        let seen = (namespaces(&collector), translations(&collector));
+        if seen.0 >= before + 3.0 && seen.1 >= 1.0 { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    drop((pair, listener, hosts));
+    wait::until("they are forgotten", || {
+        let seen = (namespaces(&collector), translations(&collector));
+        if seen == (before, 0.0) { Ok(()) } else { Err(format!("{seen:?}, before {before}")) }
+    });
+    collector.stop();
+}

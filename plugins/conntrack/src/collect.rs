@@ -4,7 +4,7 @@
 //! the kernel hints at a new one. A namespace is dumped when it is new, after events were lost,
 //! and from time to time while it holds connections whose end the kernel may not tell.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -21,9 +21,16 @@ use crate::netlink::{self, Events, Route};
 use crate::netns;
 use crate::table::{Outcome, Source, Table};
 
-/// Time between two looks for namespaces, and at least so much with hints.
+/// Time between two looks for namespaces.
 const LOOK: Duration = Duration::from_secs(5);
-const LOOK_SOONEST: Duration = Duration::from_millis(200);
+
+/// A hint leads to a look after this, so that a new namespace is complete, but not sooner than
+/// that after the last one.
+const HINT: Duration = Duration::from_millis(100);
+const LOOK_SOONEST: Duration = Duration::from_secs(1);
+
+/// Numbers of namespaces that could not be found, remembered at most.
+const MOST_UNPLACED: usize = 4096;
 
 /// Time between two dumps of a namespace that needs them.
 const DUMP_AGAIN: Duration = Duration::from_secs(30);
@@ -40,6 +47,7 @@ pub(crate) struct Counts {
     pub(crate) namespaces_refused: AtomicU64,
     pub(crate) events: AtomicU64,
     pub(crate) events_lost: AtomicU64,
+    pub(crate) events_unplaced: AtomicU64,
     pub(crate) overruns: AtomicU64,
     pub(crate) overruns_healed: AtomicU64,
     pub(crate) dumps: AtomicU64,
@@ -61,6 +69,9 @@ pub(crate) struct Collector {
     table: Table,
     namespaces: BTreeMap<u32, Namespace>,
     by_nsid: HashMap<i32, u32>,
+    /// Events come from them, and a look has not found them.
+    unplaced: HashSet<i32>,
+    last_look: Instant,
     next_look: Instant,
     /// Overruns that nothing was done about yet, and those that the dumps in progress heal.
     overruns: u64,
@@ -93,6 +104,8 @@ impl Collector {
             table,
             namespaces: BTreeMap::new(),
             by_nsid: HashMap::new(),
+            unplaced: HashSet::new(),
+            last_look: Instant::now(),
             next_look: Instant::now(),
             overruns: 0,
             healing: 0,
@@ -135,20 +148,23 @@ impl Collector {
 
     /// Returns whether there is more to read.
     fn read_events(&mut self) -> bool {
-        let Self { own, events, table, by_nsid, next_look, counts, .. } = self;
+        let Self { own, events, table, by_nsid, unplaced, counts, .. } = self;
         let now = Instant::now();
+        let mut hint = false;
         let drained = events.drain(|nsid, message| {
             Counts::add(&counts.events, 1);
-            let netns = match nsid {
-                None => Some(*own),
-                Some(nsid) => by_nsid.get(&nsid).copied(),
-            };
-            match netns {
-                Some(netns) => apply(table, counts, netns, message, Source::Event, now),
+            let Some(netns) = nsid.map_or(Some(*own), |nsid| by_nsid.get(&nsid).copied()) else {
                 // A namespace that was not seen yet: it is dumped when it is found.
-                None => *next_look = now,
-            }
+                Counts::add(&counts.events_unplaced, 1);
+                let nsid = nsid.unwrap_or_default();
+                hint |= unplaced.len() < MOST_UNPLACED && unplaced.insert(nsid);
+                return;
+            };
+            apply(table, counts, netns, message, Source::Event, now);
         });
+        if hint {
+            self.hint();
+        }
         match drained {
             Ok(drained) => {
                 if drained.overrun {
@@ -174,6 +190,12 @@ impl Collector {
         }
     }
 
+    /// There may be a new namespace.
+    fn hint(&mut self) {
+        let soon = (Instant::now() + HINT).max(self.last_look + LOOK_SOONEST);
+        self.next_look = self.next_look.min(soon);
+    }
+
     fn count_lost(&self) {
         if let Some(lost) = self.events.lost() {
             self.counts.events_lost.store(lost, Ordering::Relaxed);
@@ -184,9 +206,10 @@ impl Collector {
     fn follow_namespaces(&mut self) {
         let mut gone = Vec::new();
         if self.route.drain(|nsid| gone.push(nsid)) {
-            self.next_look = self.next_look.min(Instant::now() + LOOK_SOONEST);
+            self.hint();
         }
         for nsid in gone {
+            self.unplaced.remove(&nsid);
             let Some(netns) = self.by_nsid.remove(&nsid) else { continue };
             self.namespaces.remove(&netns);
             let swept = self.table.sweep(netns, self.table.mark(), Instant::now());
@@ -196,6 +219,7 @@ impl Collector {
 
     /// Looks for namespaces, and dumps those that need it.
     fn look(&mut self) {
+        self.last_look = Instant::now();
         let (found, refused) = netns::find();
         Counts::add(&self.counts.namespaces_refused, refused);
         let (began, mut in_time) = (Instant::now(), true);
@@ -225,6 +249,7 @@ impl Collector {
         let nsid = netlink::nsid(&file, !is_own)?;
         if let Some(nsid) = nsid {
             self.by_nsid.insert(nsid, netns);
+            self.unplaced.remove(&nsid);
         }
         self.namespaces.entry(netns).or_insert(Namespace { nsid, next_dump: None, failing: false });
         self.dump(netns, (!is_own).then_some(&file))

@@ -118,6 +118,7 @@ impl Collector {
                 due = (due + self.interval).max(Instant::now());
             }
         }
+        self.nat.refresh_unless_held(&self.host);
         self.report();
         Ok(())
     }

@@ -48,6 +48,14 @@ impl Nat {
         }
     }
 
+    /// For the last report: all plugins are being stopped, and the table that we hold is as good as
+    /// it was.
+    pub(crate) fn refresh_unless_held(&mut self, host: &Host) {
+        if self.table.is_none() {
+            self.refresh(host);
+        }
+    }
+
     /// Where the peer of an outgoing conversation really is, if that is not where it seems to be.
     pub(crate) fn destination(&self, delta: &Delta) -> Option<Endpoint> {
         let table = self.table.as_ref()?;
