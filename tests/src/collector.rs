@@ -247,9 +247,9 @@ impl Collector {
         self.get("/metrics").expect("a running collector answers")
     }
 
-    /// A number of a plugin from `/metrics`, under its full name.
+    /// A whole number of a plugin from `/metrics`, by its name there without the prefix.
     #[track_caller]
-    pub fn metric(&self, plugin: &str, name: &str) -> f64 {
+    pub fn metric(&self, plugin: &str, name: &str) -> u64 {
         let metrics = self.metrics();
         let start = format!("datakit_ebpf_plugin_{name}{{plugin=\"{plugin}\"}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&start));

@@ -34,8 +34,8 @@ fn rule_family(address: SocketAddr) -> &'static str {
 impl Service<'_> {
     /// Connections to the service end at the server's real port.
     fn dnat(&self, on: &Netns, hook: &str) {
-        let Self { service, real, .. } = self;
-        let (family, ip, port) = (rule_family(*service), service.ip(), service.port());
+        let Self { address, real, .. } = self;
+        let (family, ip, port) = (rule_family(*address), address.ip(), address.port());
         let rule = format!("{family} daddr {ip} tcp dport {port} dnat to {real}");
         on.nft(&rules(family, hook, &rule));
     }
@@ -44,7 +44,7 @@ impl Service<'_> {
 /// A service, and where it really is.
 struct Service<'a> {
     hosts: &'a Routed,
-    service: SocketAddr,
+    address: SocketAddr,
     real: SocketAddr,
     listener: TcpListener,
 }
@@ -53,11 +53,11 @@ impl<'a> Service<'a> {
     fn new(hosts: &'a Routed, family: Family) -> Self {
         let real = hosts.real(family, 8080);
         let listener = hosts.server.listen(real);
-        Self { hosts, service: hosts.service(family, 80), real, listener }
+        Self { hosts, address: hosts.service(family, 80), real, listener }
     }
 
     fn connect(&self) -> Pair {
-        let client = self.hosts.client.dial(self.service);
+        let client = self.hosts.client.dial(self.address);
         Pair { client, server: accept(&self.listener) }
     }
 }
@@ -95,7 +95,7 @@ fn wait_for_report(receiver: &Receiver, client: &Netns, address: SocketAddr) {
 fn wait_for_translations(collector: &Collector, count: u64) {
     wait::until(&format!("{count} connections are in the table"), || {
         let held = collector.metric(CONNTRACK, "translations");
-        if held as u64 >= count { Ok(()) } else { Err(format!("{held}")) }
+        if held >= count { Ok(()) } else { Err(format!("{held}")) }
     });
 }
 
@@ -115,11 +115,11 @@ fn shows_the_real_end(service: &Service<'_>, end: SocketAddr, connect: impl Fn()
     drop(pair);
     let client = &service.hosts.client;
     wait::until("the connection is reported", || {
-        let seen = towards(&receiver.netflow(), client, service.service);
+        let seen = towards(&receiver.netflow(), client, service.address);
         if seen.tcp().closed == 1 { Ok(()) } else { Err(seen.to_string()) }
     });
     collector.stop();
-    let seen = towards(&receiver.netflow(), client, service.service);
+    let seen = towards(&receiver.netflow(), client, service.address);
     assert_eq!(
         seen.tcp(),
         Tcp { read: 3_000, written: 1_000, established: 1, closed: 1 },
@@ -177,7 +177,7 @@ fn a_redirect_on_the_node_ends_at_the_node() {
     let end = SocketAddr::new(hosts.node.ip(Family::V4), 8080);
     let service = hosts.service(Family::V4, 80);
     let listener = hosts.node.listen(end);
-    let redirect = Service { hosts: &hosts, service, real: end, listener };
+    let redirect = Service { hosts: &hosts, address: service, real: end, listener };
     hosts.node.nft(&rules("ip", "prerouting", "tcp dport 80 redirect to :8080"));
     shows_the_real_end(&redirect, end, || redirect.connect());
 }
@@ -197,8 +197,12 @@ fn a_redirect_in_the_clients_own_namespace_ends_at_its_proxy() {
     let hosts = Routed::new();
     let proxy = SocketAddr::from((Ipv4Addr::LOCALHOST, 15_001));
     let service = hosts.service(Family::V4, 80);
-    let redirect =
-        Service { hosts: &hosts, service, real: proxy, listener: hosts.client.listen(proxy) };
+    let redirect = Service {
+        hosts: &hosts,
+        address: service,
+        real: proxy,
+        listener: hosts.client.listen(proxy),
+    };
     hosts.client.nft(&rules("ip", "output", "tcp dport 80 redirect to :15001"));
     shows_the_real_end(&redirect, proxy, || redirect.connect());
 }
@@ -207,7 +211,7 @@ fn a_redirect_in_the_clients_own_namespace_ends_at_its_proxy() {
 fn a_connection_that_is_translated_twice_is_shown_at_its_last_end() {
     let hosts = Routed::new();
     let service = Service::new(&hosts, Family::V4);
-    let middle = SocketAddr::new(service.service.ip(), 81);
+    let middle = SocketAddr::new(service.address.ip(), 81);
     hosts.client.nft(&rules("ip", "output", &format!("tcp dport 80 dnat to {middle}")));
     let real = service.real;
     hosts.node.nft(&rules("ip", "prerouting", &format!("tcp dport 81 dnat to {real}")));
@@ -219,7 +223,7 @@ fn an_ipv6_socket_with_an_ipv4_peer_is_found_too() {
     let hosts = Routed::new();
     let service = Service::new(&hosts, Family::V4);
     service.dnat(&hosts.node, "prerouting");
-    let IpAddr::V4(ip) = service.service.ip() else { unreachable!("the service is IPv4") };
+    let IpAddr::V4(ip) = service.address.ip() else { unreachable!("the service is IPv4") };
     let mapped = SockaddrIn6::from(SocketAddrV6::new(ip.to_ipv6_mapped(), 80, 0, 0));
     shows_the_real_end(&service, service.real, || {
         let client = hosts.client.enter(|| {
@@ -241,9 +245,9 @@ fn a_connection_that_is_older_than_the_plugin_is_found() {
     let receiver = Receiver::start();
     let collector = start(&receiver);
     pair.up(1_000);
-    wait_for_report(&receiver, &hosts.client, service.service);
+    wait_for_report(&receiver, &hosts.client, service.address);
     collector.stop();
-    let seen = towards(&receiver.netflow(), &hosts.client, service.service);
+    let seen = towards(&receiver.netflow(), &hosts.client, service.address);
     assert_eq!(seen.tcp(), Tcp { read: 0, written: 1_000, established: 0, closed: 0 }, "{seen}");
     assert_translated(&seen, service.real);
 }
@@ -261,7 +265,7 @@ fn a_plugin_that_is_enabled_later_starts_to_fill_the_tags_and_counts_nothing_aga
     let pair = service.connect();
     let written = |expected: i64| {
         wait::until("the bytes are reported", || {
-            let seen = towards(&receiver.netflow(), &hosts.client, service.service);
+            let seen = towards(&receiver.netflow(), &hosts.client, service.address);
             let written = seen.tcp().written;
             if written == expected { Ok(seen) } else { Err(seen.to_string()) }
         })
@@ -285,7 +289,7 @@ fn a_plugin_that_is_enabled_later_starts_to_fill_the_tags_and_counts_nothing_aga
     drop(pair);
     written(7_000);
     collector.stop();
-    let seen = towards(&receiver.netflow(), &hosts.client, service.service);
+    let seen = towards(&receiver.netflow(), &hosts.client, service.address);
     assert_eq!(seen.tcp(), Tcp { read: 0, written: 7_000, established: 1, closed: 1 }, "{seen}");
 }
 

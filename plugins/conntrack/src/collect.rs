@@ -114,6 +114,7 @@ impl Collector {
         // Where this fails, nothing works; elsewhere the next look tries again.
         collector.visit(collector.own, Path::new(netns::OWN))?;
         collector.look();
+        collector.show();
         Ok(collector)
     }
 
@@ -366,7 +367,7 @@ fn number(name: &str) -> Option<u64> {
 fn kernel() -> (u32, u32) {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse());
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
         _ => (0, 0),

@@ -228,7 +228,7 @@ pub(crate) fn nsid(namespace: &File, assign: bool) -> Result<Option<i32>> {
     socket.bind(&SocketAddr::new(0, 0)).context("bind a netlink socket")?;
     let descriptor = attribute(NETNSA_FD, &namespace.as_raw_fd().to_ne_bytes());
     let general = [0; 4];
-    let ask = request_with(RTM_GETNSID, 0, &general, &descriptor);
+    let ask = request_with(RTM_GETNSID, 0, general, &descriptor);
     let mut buffer = vec![0; 4096];
     let mut exchange = |ask: &[u8]| -> Result<Option<i32>> {
         socket.send(ask, 0)?;
@@ -248,7 +248,7 @@ pub(crate) fn nsid(namespace: &File, assign: bool) -> Result<Option<i32>> {
         return Ok(found);
     }
     let any = attribute(NETNSA_NSID, &NSID_NONE.to_ne_bytes());
-    let give = request_with(RTM_NEWNSID, NLM_F_ACK, &general, &[any, descriptor.clone()].concat());
+    let give = request_with(RTM_NEWNSID, NLM_F_ACK, general, &[any, descriptor.clone()].concat());
     // Somebody else may have come first: the answer to the next question decides.
     if let Err(error) = exchange(&give) {
         log::debug!(error:% = format!("{error:#}"); "no number given to a network namespace");
@@ -278,11 +278,11 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 fn request(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
-    request_with(kind, flags, &[0; 4], attributes)
+    request_with(kind, flags, [0; 4], attributes)
 }
 
 /// `general` is the fixed part, `nfgenmsg` or `rtgenmsg`, padded.
-fn request_with(kind: u16, flags: u16, general: &[u8; 4], attributes: &[u8]) -> Vec<u8> {
+fn request_with(kind: u16, flags: u16, general: [u8; 4], attributes: &[u8]) -> Vec<u8> {
     let length = 16 + general.len() + attributes.len();
     let mut bytes = (length as u32).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

@@ -138,7 +138,8 @@ mod tests {
     /// Where `delta` goes when the table has these, each as a key and its translation.
     fn destination(delta: &Delta, table: &[(nat_key, nat_key, u32)]) -> Option<String> {
         let found = follow(key_of(delta, TCP)?, |wanted| {
-            let (_, to, flags) = table.iter().find(|(key, ..)| key == wanted)?;
+            let (_, to, flags) =
+                table.iter().find(|(key, ..)| key.as_bytes() == wanted.as_bytes())?;
             let nat_key { src_addr, dst_addr, src_port, dst_port, .. } = *to;
             let value =
                 nat_value { src_addr, dst_addr, src_port, dst_port, ..nat_value::default() };
