@@ -107,7 +107,17 @@ fn start(receiver: &Receiver) -> Collector {
 #[track_caller]
 fn shows_the_real_end(service: &Service<'_>, end: SocketAddr, connect: impl Fn() -> Pair) {
     let receiver = Receiver::start();
-    let collector = start(&receiver);
+    shows_to(&receiver, start(&receiver), service, end, connect);
+}
+
+#[track_caller]
+fn shows_to(
+    receiver: &Receiver,
+    collector: Collector,
+    service: &Service<'_>,
+    end: SocketAddr,
+    connect: impl Fn() -> Pair,
+) {
     let pair = connect();
     wait_for_translations(&collector, 1);
     pair.up(1_000);
@@ -291,6 +301,16 @@ fn a_plugin_that_is_enabled_later_starts_to_fill_the_tags_and_counts_nothing_aga
     collector.stop();
     let seen = towards(&receiver.netflow(), &hosts.client, service.address);
     assert_eq!(seen.tcp(), Tcp { read: 0, written: 7_000, established: 1, closed: 1 }, "{seen}");
+}
+
+#[test]
+fn it_may_run_in_a_process_of_its_own() {
+    let hosts = Routed::new();
+    let service = Service::new(&hosts, Family::V4);
+    service.dnat(&hosts.node, "prerouting");
+    let receiver = Receiver::start();
+    let setup = Collector::setup(&receiver).enabled(BOTH).args(["--isolate", CONNTRACK]);
+    shows_to(&receiver, setup.start(), &service, service.real, || service.connect());
 }
 
 #[test]

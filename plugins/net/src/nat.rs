@@ -58,23 +58,28 @@ impl Nat {
 
     /// Where the peer of an outgoing conversation really is, if that is not where it seems to be.
     pub(crate) fn destination(&self, delta: &Delta) -> Option<Endpoint> {
-        let table = self.table.as_ref()?;
         if delta.direction == Direction::Incoming {
             return None;
         }
         let protocol = if delta.tcp.is_some() { TCP } else { UDP };
-        let seen = key_of(delta, protocol)?;
+        self.real_end(protocol, delta.netns, delta.local, delta.remote)
+    }
+
+    /// The same for a packet from a socket in `netns`.
+    fn real_end(&self, protocol: u8, netns: u32, from: Endpoint, to: Endpoint) -> Option<Endpoint> {
+        let table = self.table.as_ref()?;
+        let seen = key_of(protocol, netns, from, to)?;
         follow(seen, |key| table.get(key).ok().flatten())
     }
 }
 
-fn key_of(delta: &Delta, protocol: u8) -> Option<nat_key> {
+fn key_of(protocol: u8, netns: u32, from: Endpoint, to: Endpoint) -> Option<nat_key> {
     Some(nat_key {
-        src_addr: octets(delta.local.ip),
-        dst_addr: octets(delta.remote.ip),
-        src_port: delta.local.port.unwrap_or(NAT_PORT_ANY as u16),
-        dst_port: delta.remote.port?,
-        netns: delta.netns,
+        src_addr: octets(from.ip),
+        dst_addr: octets(to.ip),
+        src_port: from.port.unwrap_or(NAT_PORT_ANY as u16),
+        dst_port: to.port?,
+        netns,
         protocol,
         padding: [0; 3],
     })
@@ -137,7 +142,7 @@ mod tests {
 
     /// Where `delta` goes when the table has these, each as a key and its translation.
     fn destination(delta: &Delta, table: &[(nat_key, nat_key, u32)]) -> Option<String> {
-        let found = follow(key_of(delta, TCP)?, |wanted| {
+        let found = follow(key_of(TCP, delta.netns, delta.local, delta.remote)?, |wanted| {
             let (_, to, flags) =
                 table.iter().find(|(key, ..)| key.as_bytes() == wanted.as_bytes())?;
             let nat_key { src_addr, dst_addr, src_port, dst_port, .. } = *to;
@@ -194,8 +199,8 @@ mod tests {
 
     #[test]
     fn a_masked_source_port_is_looked_up_as_such() {
-        let mut delta = delta();
-        delta.local.port = None;
-        assert_eq!(key_of(&delta, UDP).unwrap().src_port, 0);
+        let Delta { mut local, remote, .. } = delta();
+        local.port = None;
+        assert_eq!(key_of(UDP, OWN, local, remote).unwrap().src_port, 0);
     }
 }
