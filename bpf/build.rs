@@ -9,7 +9,7 @@ use std::process::Command;
 use bindgen::callbacks::{DeriveInfo, ParseCallbacks};
 
 /// Plugins with BPF programs; the names of their files follow from it.
-const PLUGINS: &[&str] = &["net"];
+const PLUGINS: &[&str] = &["net", "conntrack"];
 
 fn main() {
     for folder in ["abi", "lib", "progs", "vmlinux"] {

@@ -141,11 +141,7 @@ fn end_process_of(keeper: &Keeper) {
 
 /// What is to run.
 fn tasks(config: &Config) -> Result<BTreeMap<Arc<str>, Task>> {
-    let names = if config.enabled.is_empty() {
-        loader::installed(&config.plugin_dir)?
-    } else {
-        config.enabled.clone()
-    };
+    let names = loader::enabled(config)?;
     names.into_iter().map(|name| Ok((Arc::from(name.as_str()), task(config, &name)?))).collect()
 }
 

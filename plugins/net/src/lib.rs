@@ -1,7 +1,7 @@
 //! `ebpf-net`: who talks to whom on this host, and how much.
 //!
 //! ```text
-//! kernel --records--> collect --bytes--> decode --Delta--> netflow::aggregate
+//! kernel --records--> collect --bytes--> decode --Delta--> nat --Delta--> netflow::aggregate
 //!        --Flow--> netflow::point --Points--> host
 //! ```
 //!
@@ -11,6 +11,7 @@
 mod collect;
 mod config;
 mod decode;
+mod nat;
 mod netflow;
 mod plugin;
 mod probes;

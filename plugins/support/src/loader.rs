@@ -2,11 +2,11 @@
 //! everything when it is dropped, and so does the end of the process, however it ends.
 
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::RingBuf;
-use aya::programs::Iter;
+use aya::programs::{Iter, SocketFilter};
 use aya::{Btf, Ebpf, EbpfLoader};
 use plugin_api::{ProbeStatus, ProbeVerdict};
 use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
@@ -158,6 +158,13 @@ impl Loaded {
     {
         let map = self.ebpf.map(name).ok_or_else(|| no_map(name))?;
         Map::open(map).with_context(|| format!("open map {name}"))
+    }
+
+    /// Lets a program decide what a socket receives, from now on.
+    pub fn filter(&self, program: &str, socket: impl AsFd) -> Result<()> {
+        let found = self.ebpf.program(program).context("no such program")?;
+        let found: &SocketFilter = found.try_into()?;
+        found.attach(socket.as_fd()).with_context(|| format!("attach filter {program}"))
     }
 
     /// Opens an iterator program, over the elements of map `over` if it is one over a map.

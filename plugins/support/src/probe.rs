@@ -6,6 +6,7 @@ use std::fs::File;
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, Program,
+    SocketFilter,
 };
 use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
@@ -52,6 +53,9 @@ pub enum Hook {
     Socket(&'static str),
     /// An iterator; loaded only, and run by [`crate::iter`].
     Iterator(&'static str),
+    /// What one socket of the plugin's own lets through; loaded only, and attached by
+    /// [`crate::loader::Loaded::filter`].
+    SocketFilter,
 }
 
 impl Hook {
@@ -62,6 +66,7 @@ impl Hook {
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
             Self::Iterator(name) => format!("iter/{name}"),
+            Self::SocketFilter => "socket".into(),
         }
     }
 }
@@ -122,6 +127,10 @@ impl Way {
             Hook::Iterator(name) => {
                 let program: &mut Iter = program.try_into()?;
                 program.load(name, site.btf).context("load")?;
+            }
+            Hook::SocketFilter => {
+                let program: &mut SocketFilter = program.try_into()?;
+                program.load().context("load")?;
             }
         }
         Ok(())
