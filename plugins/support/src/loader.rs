@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::RingBuf;
-use aya::programs::Iter;
+use aya::programs::{Iter, UProbe};
 use aya::{Btf, Ebpf, EbpfLoader};
 use plugin_api::{ProbeStatus, ProbeVerdict};
 use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
@@ -18,7 +18,7 @@ use crate::map::{Counters, Map, Number};
 use crate::probe::{Probe, Site};
 use crate::raw;
 use crate::ring::Ring;
-use crate::usage::Usage;
+use crate::usage::{Meter, Usage};
 
 /// A constant of a program (`const volatile`) and the bytes that it is set to before the load.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +117,21 @@ impl Loaded {
             }
         }
         usage
+    }
+
+    /// The same for whoever does not have the object at hand.
+    pub fn meter(&self) -> Result<Meter> {
+        let loaded = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        let copies: std::io::Result<_> = loaded.map(aya::programs::ProgramFd::try_clone).collect();
+        Ok(Meter::new(copies.context("duplicate the descriptors of programs")?))
+    }
+
+    /// A program to attach at run time; its probe has the hook
+    /// [`crate::probe::Hook::Uprobe`].
+    pub(crate) fn uprobe(&mut self, program: &str) -> Result<&mut UProbe> {
+        let found = self.ebpf.program_mut(program);
+        let found = found.ok_or_else(|| anyhow!("the object has no program {program}"))?;
+        Ok(found.try_into()?)
     }
 
     /// Opens a ring of records; once for each.
