@@ -75,7 +75,8 @@ pub fn load(
         log::debug!(error:%; "memory lock limit stays");
     }
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&facts.btf));
+    // They are made all the same; programs need no wrapper for them, and `Map` has its own.
+    loader.btf(Some(&facts.btf)).allow_unsupported_maps();
     for Global { name, value } in globals {
         loader.override_global(name, *value, true);
     }

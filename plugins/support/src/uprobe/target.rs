@@ -1,6 +1,7 @@
 //! A file that a process runs or has mapped, found through that process: its name means nothing
 //! in another root, and may lead to another file by now.
 
+use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,6 +13,14 @@ use crate::process;
 pub struct FileId {
     device: u64,
     inode: u64,
+}
+
+impl Display for FileId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = self.device;
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        write!(formatter, "device {major}:{minor}, inode {}", self.inode)
+    }
 }
 
 impl FileId {
