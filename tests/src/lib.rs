@@ -15,6 +15,7 @@ pub mod plugins;
 pub mod ports;
 pub mod process;
 pub mod receiver;
+pub mod shell;
 pub mod tcp;
 pub mod udp;
 pub mod wait;
