@@ -99,6 +99,7 @@ struct line {
 static __always_inline bool emit_part(struct line *line, const __u32 room, bool is_last)
 {
 	struct line_part *part;
+	char next = 0;
 	long size;
 
 	/* One more for the NUL that the helper writes, and what it is rounded up to. */
@@ -115,7 +116,9 @@ static __always_inline bool emit_part(struct line *line, const __u32 room, bool 
 		line->flags |= LINE_IS_CUT;
 		size = 1;
 	} else if (size == room + 1 && is_last) {
-		line->flags |= LINE_IS_CUT;
+		bpf_probe_read_user(&next, sizeof(next), line->text + line->offset + room);
+		if (next)
+			line->flags |= LINE_IS_CUT;
 	}
 	if (size <= room || is_last)
 		line->flags |= LINE_ENDS;

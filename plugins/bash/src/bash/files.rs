@@ -130,6 +130,7 @@ impl Files {
         let name = target.name().to_owned();
         match &outcome {
             Outcome::Unseen(error) => log::warn!(file = name, error; "a bash cannot be watched"),
+            Outcome::Waits => log::debug!(file = name; "a bash has no readline of its own"),
             _ => log::info!(file = name; "a bash is watched"),
         }
         let known = Known { name, outcome, since_ns: monotonic_ns(), unused: 0 };
@@ -139,7 +140,9 @@ impl Files {
     fn watch_executable(&mut self, loaded: &mut Loaded, target: &Target) -> Result<Outcome> {
         let code = Code::of(target)?;
         let symbols = code.symbols(&["readline", "parse_command"])?;
-        let mut spots = Vec::new();
+        // First, so that who is taken note of as parsing is also seen to begin to read: a process that
+        // is not known yet may be reading, see `may_be_reading`.
+        let mut spots = symbols[0].map(|readline| spots_of(&code, readline)).unwrap_or_default();
         if let (true, Some(parse)) = (self.join_lines, symbols[1]) {
             match code.returns(parse) {
                 Ok(returns) => {
@@ -152,15 +155,8 @@ impl Files {
                 }
             }
         }
-        let outcome = match symbols[0] {
-            Some(readline) => {
-                spots.extend(spots_of(&code, readline));
-                Outcome::Watched
-            }
-            None => Outcome::Waits,
-        };
         self.uprobes.attach(loaded, target, &spots)?;
-        Ok(outcome)
+        Ok(if symbols[0].is_some() { Outcome::Watched } else { Outcome::Waits })
     }
 
     /// Looks again at processes whose library was not there, when they are due.
@@ -190,8 +186,11 @@ impl Files {
             if let Some(known) = self.known.get_mut(&file)
                 && matches!(known.outcome, Outcome::Waits)
             {
-                if let Outcome::Unseen(error) = &outcome {
-                    log::warn!(file = known.name, error; "a bash cannot be watched");
+                match &outcome {
+                    Outcome::Unseen(error) => {
+                        log::warn!(file = known.name, error; "a bash cannot be watched");
+                    }
+                    _ => log::info!(file = known.name; "a bash is watched in its library"),
                 }
                 known.outcome = outcome;
                 known.since_ns = monotonic_ns();
@@ -261,7 +260,8 @@ impl Files {
 
     /// What became of each file.
     pub(crate) fn verdicts(&self) -> Vec<ProbeVerdict> {
-        let mut shown: Vec<_> = self.known.iter().map(|(id, known)| known.verdict(*id)).collect();
+        let mut shown: Vec<_> =
+            self.known.iter().filter_map(|(id, known)| known.verdict(*id)).collect();
         // Those that say why come first: they are the ones to be read.
         shown.sort_by(|a, b| (a.status as u8, &a.name).cmp(&(b.status as u8, &b.name)).reverse());
         shown.truncate(MOST_SHOWN);
@@ -270,22 +270,21 @@ impl Files {
 }
 
 impl Known {
-    fn verdict(&self, id: FileId) -> ProbeVerdict {
+    /// Nothing as long as nothing is known.
+    fn verdict(&self, id: FileId) -> Option<ProbeVerdict> {
         let (status, detail) = match &self.outcome {
             Outcome::Watched | Outcome::WatchedIn(_) => (ProbeStatus::Attached, String::new()),
-            Outcome::Waits => {
-                (ProbeStatus::Missing, "its libreadline.so is not mapped yet".to_owned())
-            }
+            Outcome::Waits => return None,
             Outcome::Unseen(error) => {
                 (ProbeStatus::Missing, format!("without the commands typed into it: {error}"))
             }
         };
-        ProbeVerdict {
+        Some(ProbeVerdict {
             name: format!("{} ({id})", self.name).into(),
             hook: "uprobe/readline".into(),
             status,
             detail: detail.into(),
-        }
+        })
     }
 }
 
@@ -314,11 +313,31 @@ fn runs_bash(pid: u32) -> bool {
     link.is_ok_and(|path| is_bash(&path.to_string_lossy()))
 }
 
-/// By the same rule as the BPF program for starts.
+/// bash, and what builds of it are called: bash5, bash-5.2, bash-static. The BPF programs let more
+/// names pass.
 fn is_bash(path: &str) -> bool {
-    file_name(path).starts_with("bash")
+    // What the kernel adds when the file was replaced since.
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    let Some(version) = file_name(path).strip_prefix("bash") else { return false };
+    let version = version.strip_prefix('-').unwrap_or(version);
+    version.is_empty() || version == "static" || version.starts_with(|c: char| c.is_ascii_digit())
 }
 
 fn file_name(path: &str) -> &str {
     Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_bash;
+
+    #[test]
+    fn builds_of_bash_are_told_from_what_only_begins_like_it() {
+        for path in ["/bin/bash", "/usr/bin/bash (deleted)", "bash5", "/x/bash-5.2", "bash-static"] {
+            assert!(is_bash(path), "{path}");
+        }
+        for path in ["/bin/sh", "/bash/sh", "/bin/bashtop", "/bin/bash-language-server", "rbash", ""] {
+            assert!(!is_bash(path), "{path}");
+        }
+    }
 }

@@ -68,8 +68,8 @@ impl Users {
         let inner = inner_id(&map, uid);
         let file = match open_in_root(pid, PASSWD) {
             Ok(file) => file,
-            // Containers need not have one; a process that is gone has no root either.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && is_there(pid) => {
+            // Containers need not have one; a process that has ended has no root either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_root(pid) => {
                 return Ok(inner.unwrap_or(uid).to_string());
             }
             Err(error) => return Err(error),
@@ -101,6 +101,11 @@ impl Users {
         }
         Ok(&self.files[&version])
     }
+}
+
+/// Whether a process has a root: one that has ended and was not waited for has none.
+fn has_root(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}/root")).is_ok()
 }
 
 /// Whether a process exists.
@@ -183,6 +188,9 @@ mod tests {
         let mut users = Users::default();
         assert!(users.remember(pid, 0));
         child.kill().unwrap();
+        // Not waited for yet, and then gone.
+        while users.look_up(pid, 0).is_ok() {}
+        assert_eq!(users.name(pid, 0), "root");
         child.wait().unwrap();
         assert_eq!(users.name(pid, 0), "root");
         // Another user, or nobody that was remembered.

@@ -8,11 +8,13 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::process;
 
-/// Which file it is, as `stat` says. It cannot change hands while a program is attached to it.
+/// Which file it is, as `stat` says. Inodes of files that are gone are given to others, so the time
+/// of the last change belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     device: u64,
     inode: u64,
+    changed: (i64, i64),
 }
 
 impl Display for FileId {
@@ -30,7 +32,8 @@ impl FileId {
     }
 
     fn of(metadata: &fs::Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        Self { device: metadata.dev(), inode: metadata.ino(), changed }
     }
 }
 
