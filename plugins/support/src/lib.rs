@@ -8,6 +8,7 @@
 //! | [`probe`] | what to attach, as data: logical hooks, their ways, their need |
 //! | [`loader`] | an object into the kernel, its probes attached |
 //! | [`ring`], [`iter`] | records out of the kernel |
+//! | [`uprobe`] | programs in files that processes run, attached as they come and go |
 //! | [`map`] | the few things done to a map by hand |
 //! | [`usage`] | what programs cost |
 //! | [`worker`] | the plugin's own thread |
@@ -25,5 +26,6 @@ pub mod process;
 mod raw;
 pub mod ring;
 pub mod settings;
+pub mod uprobe;
 pub mod usage;
 pub mod worker;

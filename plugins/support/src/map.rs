@@ -47,6 +47,14 @@ impl<K: IntoBytes + Immutable, V: FromBytes + IntoBytes> Map<K, V> {
         Ok(Self { fd: data.fd().as_fd().try_clone_to_owned()?, types: PhantomData })
     }
 
+    /// Adds an element; `false` if there is one of that key.
+    pub fn add(&self, key: &K, value: &V) -> io::Result<bool>
+    where
+        V: Immutable,
+    {
+        raw::map_add(self.fd.as_fd(), key, value)
+    }
+
     /// Removes an element and returns its last value, in one step; `None` if it is not there.
     pub fn take(&self, key: &K) -> io::Result<Option<V>> {
         raw::map_take(self.fd.as_fd(), key)
@@ -132,7 +140,10 @@ pub(crate) fn fd_of(map: &maps::Map) -> Result<BorrowedFd<'_>> {
 
 fn data_of(map: &maps::Map) -> Result<&MapData> {
     match map {
-        maps::Map::HashMap(data) | maps::Map::SkStorage(data) => Ok(data),
-        other => bail!("it is not a hash map or a socket storage: {other:?}"),
+        // A task storage is among the kinds that aya has no name for.
+        maps::Map::HashMap(data) | maps::Map::SkStorage(data) | maps::Map::Unsupported(data) => {
+            Ok(data)
+        }
+        other => bail!("it is not a hash map or a storage: {other:?}"),
     }
 }

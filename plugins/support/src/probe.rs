@@ -6,7 +6,7 @@ use std::fs::File;
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, Program,
-    SocketFilter,
+    SocketFilter, UProbe,
 };
 use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
@@ -51,6 +51,8 @@ pub enum Hook {
     SocketEgress,
     /// The creation (`sock_create`) or release (`sock_release`) of sockets, of all cgroups.
     Socket(&'static str),
+    /// A function of user space; loaded only, and attached by [`crate::uprobe`].
+    Uprobe(&'static str),
     /// An iterator; loaded only, and run by [`crate::iter`].
     Iterator(&'static str),
     /// What one socket of the plugin's own lets through; loaded only, and attached by
@@ -65,6 +67,7 @@ impl Hook {
             Self::SocketIngress => "cgroup_skb/ingress".into(),
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
+            Self::Uprobe(name) => format!("uprobe/{name}"),
             Self::Iterator(name) => format!("iter/{name}"),
             Self::SocketFilter => "socket".into(),
         }
@@ -123,6 +126,10 @@ impl Way {
                 let program: &mut CgroupSock = program.try_into()?;
                 program.load().context("load")?;
                 program.attach(site.cgroup()?, CgroupAttachMode::Single).context("attach")?;
+            }
+            Hook::Uprobe(_) => {
+                let program: &mut UProbe = program.try_into()?;
+                program.load().context("load")?;
             }
             Hook::Iterator(name) => {
                 let program: &mut Iter = program.try_into()?;

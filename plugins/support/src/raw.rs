@@ -16,6 +16,7 @@ const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_NOEXIST: u64 = 1;
 
 /// `bpf_attr.link_create` for iterators.
 #[repr(C)]
@@ -170,6 +171,24 @@ where
     match unsafe { bpf(command, &attributes) } {
         Ok(_) => Ok(Some(result)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds an element; `false` if there is one of that key. `V` must be the map's value type, which
+/// the caller has checked against the map's value size.
+pub(crate) fn map_add<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    let mut attributes = MapElement::of(map, Some(key), value.as_bytes().as_ptr() as u64);
+    attributes.flags = BPF_NOEXIST;
+    // SAFETY: the kernel reads the map's key size at `key` and its value size at `value`;
+    // `Map::open` refuses maps whose sizes are not those of `K` and `V`.
+    match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attributes) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
         Err(error) => Err(error),
     }
 }
