@@ -13,6 +13,7 @@
 //! | [`worker`] | the plugin's own thread |
 //! | [`settings`] | what the operator configured |
 //! | [`process`], [`clock`], [`log`] | names of processes, the time, the host's log |
+//! | [`memory`] | what a burst has left |
 
 mod cgroup;
 pub mod clock;
@@ -20,6 +21,7 @@ pub mod iter;
 pub mod loader;
 pub mod log;
 pub mod map;
+pub mod memory;
 pub mod probe;
 pub mod process;
 mod raw;
