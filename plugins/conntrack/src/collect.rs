@@ -35,6 +35,9 @@ const MOST_UNPLACED: usize = 4096;
 /// Time between two dumps of a namespace that needs them.
 const DUMP_AGAIN: Duration = Duration::from_secs(30);
 
+/// Time until a dump that failed, or that the kernel says is not whole, is tried again.
+const DUMP_SOON: Duration = Duration::from_secs(1);
+
 /// Dumps in a row take so long at most; events must not wait longer.
 const DUMPS_IN_A_ROW: Duration = Duration::from_millis(500);
 
@@ -241,7 +244,19 @@ impl Collector {
         if in_time {
             Counts::add(&self.counts.overruns_healed, std::mem::take(&mut self.healing));
         }
-        self.next_look = if in_time { Instant::now() + LOOK } else { Instant::now() };
+        // One that is held by a descriptor only cannot be entered now.
+        for (netns, namespace) in &mut self.namespaces {
+            if !found.contains_key(netns) && namespace.next_dump.is_some() {
+                namespace.next_dump = Some(began + DUMP_AGAIN);
+            }
+        }
+        let dumps = self.namespaces.values().filter_map(|namespace| namespace.next_dump);
+        let soonest = self.last_look + LOOK_SOONEST;
+        self.next_look = match dumps.min() {
+            _ if !in_time => Instant::now(),
+            Some(dump) if dump < self.last_look + LOOK => dump.max(soonest),
+            _ => self.last_look + LOOK,
+        };
     }
 
     fn visit(&mut self, netns: u32, path: &Path) -> Result<()> {
@@ -276,9 +291,16 @@ impl Collector {
             Some(file) => netns::enter(file, read)?,
             None => read()?,
         };
-        let unwatched = !whole || self.table.sweep(netns, mark, now)?;
+        // What is missing in a dump that is not whole may be there all the same.
+        let next = if !whole {
+            Some(DUMP_SOON)
+        } else if self.table.sweep(netns, mark, now)? || !tells_events {
+            Some(DUMP_AGAIN)
+        } else {
+            None
+        };
         if let Some(namespace) = self.namespaces.get_mut(&netns) {
-            namespace.next_dump = (unwatched || !tells_events).then(|| now + DUMP_AGAIN);
+            namespace.next_dump = next.map(|next| now + next);
             namespace.failing = false;
         }
         Ok(())
@@ -292,7 +314,8 @@ impl Collector {
             log::debug!(netns, error:% = format!("{error:#}"); "network namespace not visited");
             return;
         };
-        namespace.next_dump = Some(Instant::now() + DUMP_AGAIN);
+        let again = if namespace.failing { DUMP_AGAIN } else { DUMP_SOON };
+        namespace.next_dump = Some(Instant::now() + again);
         if !std::mem::replace(&mut namespace.failing, true) {
             log::warn!(netns, nsid:? = namespace.nsid, error:% = format!("{error:#}");
                 "connections of a network namespace cannot be read");

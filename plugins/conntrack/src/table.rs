@@ -18,8 +18,12 @@ use bpf::conntrack::abi::{
     nat_value,
 };
 use plugin_support::map::Map;
+use plugin_support::memory;
 
 use crate::decode::{Path, Translation, UDP, is_loopback};
+
+/// A queue that was longer than this gives its memory back when it is empty.
+const LARGE: usize = 8192;
 
 /// Who says that a connection is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,8 +175,9 @@ impl Table {
 
     fn expire_first(&mut self) -> io::Result<()> {
         let Some(Leaving { key, stamp, .. }) = self.leaving.pop_front() else { return Ok(()) };
-        if self.leaving.is_empty() {
+        if self.leaving.is_empty() && self.leaving.capacity() > LARGE {
             self.leaving = VecDeque::new();
+            memory::give_back();
         }
         match self.map.get(&key)? {
             Some(value) if value.stamp == stamp => self.remove(&key, &value),

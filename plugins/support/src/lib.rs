@@ -14,6 +14,7 @@
 //! | [`worker`] | the plugin's own thread |
 //! | [`settings`] | what the operator configured |
 //! | [`process`], [`clock`], [`log`] | names of processes, the time, the host's log |
+//! | [`memory`] | what a burst has left |
 
 mod cgroup;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod iter;
 pub mod loader;
 pub mod log;
 pub mod map;
+pub mod memory;
 pub mod probe;
 pub mod process;
 mod raw;

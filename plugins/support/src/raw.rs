@@ -206,7 +206,7 @@ impl MapElement {
 }
 
 /// Gives memory that was freed back to the system: parsing kernel types takes tens of megabytes
-/// once, which would otherwise stay with the process.
+/// once, which would otherwise stay with the process, and so would that of a burst.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: has no precondition; glibc takes its own locks.
