@@ -109,7 +109,8 @@ impl Root {
     /// `users` are pairs of a name and an id.
     #[track_caller]
     pub fn new(users: &[(&str, u32)]) -> Self {
-        let root = Self { folder: tempfile::Builder::new().prefix("root").tempdir().expect("a folder") };
+        let root =
+            Self { folder: tempfile::Builder::new().prefix("root").tempdir().expect("a folder") };
         // Everybody may come in.
         process::run(Command::new("chmod").arg("755").arg(root.path()));
         root.copy("/bin/bash");

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use system_tests::collector::{Collector, HOSTNAME};
@@ -47,6 +49,26 @@ fn expect(receiver: &Receiver, pid: u32, user: &str, commands: &[&str]) {
     }
 }
 
+/// Whether a file is watched; `None` if it is not known.
+fn is_watched(collector: &Collector, file: &Path) -> Option<bool> {
+    let entry = collector.plugin("ebpf-bash").expect("it is enabled");
+    let inode = format!("inode {})", fs::metadata(file).expect("it exists").ino());
+    let probes = entry["probes"].as_array().expect("a list");
+    let mut probes = probes.iter();
+    let probe = probes.find(|probe| probe["name"].as_str().is_some_and(|n| n.ends_with(&inode)))?;
+    Some(probe["status"] == "attached")
+}
+
+/// A shell in a root whose file is new to the collector. Nobody types before it is watched: only a program is that fast.
+#[track_caller]
+fn first_shell(collector: &Collector, root: &Root) -> Shell {
+    let shell = root.shell(0);
+    let file = root.file("bin/bash");
+    let holds = || is_watched(collector, &file) == Some(true);
+    wait::until_true("the shell is watched", holds, || collector.status().to_string());
+    shell
+}
+
 #[test]
 fn a_point_has_the_documented_form() {
     let receiver = Receiver::start();
@@ -66,10 +88,10 @@ fn a_point_has_the_documented_form() {
         time.duration_since(std::time::UNIX_EPOCH).expect("it is later").as_nanos() as i64
     };
     assert!((ns(before)..=ns(after)).contains(&point.time), "{point:?}");
-    let time = process::run(Command::new("date").args([
-        "--iso-8601=seconds",
-        &format!("--date=@{}", point.time / 1_000_000_000),
-    ]));
+    let time = process::run(
+        Command::new("date")
+            .args(["--iso-8601=seconds", &format!("--date=@{}", point.time / 1_000_000_000)]),
+    );
     let time = time.trim().replace("+00:00", "Z");
     let pid = shell.pid();
     assert_eq!(text(&point, "message"), format!("{time} pid:`{pid}` user:`root` cmd:`: 'é' | :`"));
@@ -130,7 +152,7 @@ fn a_link_in_a_container_does_not_lead_to_the_hosts_users() {
     std::os::unix::fs::symlink("/etc/../../../../users", root.file("etc/passwd")).expect("a link");
     fs::write(root.file("users"), "inside:x:0:0::/:\n").expect("a new file");
     let collector = start(&receiver);
-    let mut shell = root.shell(0);
+    let mut shell = first_shell(&collector, &root);
     shell.enter(": who");
     expect(&receiver, shell.pid(), "inside", &[": who"]);
     collector.stop();
@@ -141,26 +163,17 @@ fn a_file_is_watched_from_its_first_start_until_nobody_runs_it() {
     let receiver = Receiver::start();
     let collector = start(&receiver);
     let root = Root::new(&[("root", 0)]);
-    let path = root.file("bin/bash").display().to_string();
-    let is_watched = || {
-        let entry = collector.plugin("ebpf-bash").expect("it is enabled");
-        let probes = entry["probes"].as_array().expect("a list").clone();
-        let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).expect("it exists"));
-        let names = |probe: &serde_json::Value| {
-            probe["name"].as_str().is_some_and(|name| name.contains(&format!("inode {inode})")))
-        };
-        probes.iter().find(|probe| names(probe)).map(|probe| probe["status"] == "attached")
-    };
-    assert_eq!(is_watched(), None);
-    let mut shell = root.shell(0);
+    let file = root.file("bin/bash");
+    assert_eq!(is_watched(&collector, &file), None);
+    let mut shell = first_shell(&collector, &root);
     let pid = shell.pid();
     shell.enter(": first");
-    wait::until_true("it is shown", || is_watched() == Some(true), || collector.status().to_string());
     shell.exit();
     expect(&receiver, pid, "root", &[": first", "exit"]);
-    wait::until_true("nobody runs it", || is_watched().is_none(), || collector.status().to_string());
+    let is_gone = || is_watched(&collector, &file).is_none();
+    wait::until_true("nobody runs it", is_gone, || collector.status().to_string());
     // And again, as if it had never been there.
-    let mut shell = root.shell(0);
+    let mut shell = first_shell(&collector, &root);
     shell.enter(": second");
     expect(&receiver, shell.pid(), "root", &[": second"]);
     collector.stop();
@@ -340,7 +353,8 @@ impl Chance {
 
     /// Text that bash neither expands nor completes, without a quote.
     fn text(&mut self, len: usize) -> String {
-        let alphabet: Vec<char> = "abcXYZ019 ,.;:|&<>()[]{}*?~#$`\"\\-_=+éßñ中文\u{1f980}".chars().collect();
+        let alphabet: Vec<char> =
+            "abcXYZ019 ,.;:|&<>()[]{}*?~#$`\"\\-_=+éßñ中文\u{1f980}".chars().collect();
         (0..len).map(|_| alphabet[self.below(alphabet.len())]).collect()
     }
 
@@ -374,7 +388,8 @@ fn four_thousand_commands_typed_into_ten_shells_at_once_arrive_as_they_were_type
     let typed: BTreeMap<u32, Vec<String>> =
         typists.into_iter().map(|typist| typist.join().expect("nobody fails")).collect();
     wait::until("all commands have arrived", || {
-        let is_of_ours = |point: &&Point| text(point, "pid").parse().is_ok_and(|pid| typed.contains_key(&pid));
+        let is_of_ours =
+            |point: &&Point| text(point, "pid").parse().is_ok_and(|pid| typed.contains_key(&pid));
         match receiver.points().iter().filter(is_of_ours).count() {
             seen if seen < SHELLS * COMMANDS => Err(format!("{seen} commands")),
             _ => Ok(()),

@@ -109,7 +109,11 @@ impl Plugin for Bash {
                 "Shells whose user could not be kept for what they do last.",
                 told(&self.told.users_refused),
             ),
-            ("records_undecodable", "Kernel records that made no sense.", told(&self.told.undecodable)),
+            (
+                "records_undecodable",
+                "Kernel records that made no sense.",
+                told(&self.told.undecodable),
+            ),
         ]
         .map(|(name, help, value)| Metric::counter(name, help, value));
         let watched = Metric::gauge(
@@ -127,12 +131,8 @@ impl Bash {
         let kernel_counts = loaded.counters("counters")?;
         let verdicts = loaded.verdicts().to_vec();
         let meter = loaded.meter()?;
-        let collector = Collector::new(
-            loaded,
-            self.config.clone(),
-            self.host.clone(),
-            Arc::clone(&self.told),
-        )?;
+        let collector =
+            Collector::new(loaded, self.config.clone(), self.host.clone(), Arc::clone(&self.told))?;
         let worker =
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;

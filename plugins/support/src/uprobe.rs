@@ -61,9 +61,8 @@ impl Uprobes {
             let uprobe = loaded.uprobe(program)?;
             let location = UProbeAttachLocation::AbsoluteOffset(*offset);
             let point = UProbeAttachPoint { location, cookie: *cookie };
-            let link = uprobe
-                .attach(point, &path, UProbeScope::AllProcesses)
-                .with_context(context)?;
+            let link =
+                uprobe.attach(point, &path, UProbeScope::AllProcesses).with_context(context)?;
             links.push(uprobe.take_link(link).with_context(context)?);
         }
         self.links.insert(target.id(), links);

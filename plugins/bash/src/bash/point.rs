@@ -59,7 +59,11 @@ mod tests {
     use plugin_api::{Category, Points, Value};
     use std::collections::BTreeMap;
 
-    fn fields_of(text: &[u8], is_cut: bool, time: &DateTime<FixedOffset>) -> BTreeMap<&'static str, String> {
+    fn fields_of(
+        text: &[u8],
+        is_cut: bool,
+        time: &DateTime<FixedOffset>,
+    ) -> BTreeMap<&'static str, String> {
         let moment = Moment { pid: 4321, uid: 1000, time_ns: 0 };
         let command = Command { moment, text: text.to_vec(), is_cut };
         let mut points = Points::new(Category::Logging, FEED);
@@ -83,12 +87,7 @@ mod tests {
     #[test]
     fn a_command_has_the_documented_fields_and_no_others() {
         let message = "2025-10-30T11:06:55+08:00 pid:`4321` user:`alice` cmd:`ls -l`";
-        let expected = [
-            ("cmd", "ls -l"),
-            ("message", message),
-            ("pid", "4321"),
-            ("user", "alice"),
-        ];
+        let expected = [("cmd", "ls -l"), ("message", message), ("pid", "4321"), ("user", "alice")];
         let fields = fields_of(b"ls -l", false, &shanghai());
         assert_eq!(fields, expected.map(|(key, value)| (key, value.to_owned())).into());
     }

@@ -113,7 +113,7 @@ pub(crate) fn is_there(pid: u32) -> bool {
     fs::exists(format!("/proc/{pid}")).unwrap_or(true)
 }
 
-/// The id that `uid` of the host has by a `/proc/PID/uid_map`; see user_namespaces(7).
+/// The id that `uid` of the host has by a `/proc/PID/uid_map`; see `user_namespaces(7)`.
 fn inner_id(map: &str, uid: u32) -> Option<u32> {
     map.lines().find_map(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u32>);
@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_is_who_it_was() {
-        let mut child = process::Command::new("cat").stdin(process::Stdio::piped()).spawn().unwrap();
+        let mut child =
+            process::Command::new("cat").stdin(process::Stdio::piped()).spawn().unwrap();
         let pid = child.id();
         let mut users = Users::default();
         assert!(users.remember(pid, 0));

@@ -96,8 +96,8 @@ impl<'a> Code<'a> {
     }
 }
 
-fn find<'a, Elf: FileHeader<Endian = Endianness>>(
-    data: Pieces<'a>,
+fn find<Elf: FileHeader<Endian = Endianness>>(
+    data: Pieces<'_>,
     names: &[&str],
 ) -> Result<Vec<Option<Symbol>>> {
     let header = Elf::parse(data)?;
@@ -114,14 +114,15 @@ fn find<'a, Elf: FileHeader<Endian = Endianness>>(
         let symbols: &[Elf::Sym] = section.data_as_array(endian, data)?;
         let strings = sections.section(section.link(endian))?.data(endian, data)?;
         for symbol in symbols {
-            if !matches!(symbol.st_type(), STT_FUNC | STT_GNU_IFUNC) || symbol.is_undefined(endian) {
+            if !matches!(symbol.st_type(), STT_FUNC | STT_GNU_IFUNC) || symbol.is_undefined(endian)
+            {
                 continue;
             }
             let name = strings.get(symbol.st_name(endian) as usize..).unwrap_or_default();
             let is_named = |wanted: &&str| {
                 name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
             };
-            let Some(index) = names.iter().position(|wanted| is_named(&wanted)) else { continue };
+            let Some(index) = names.iter().position(is_named) else { continue };
             let address: u64 = symbol.st_value(endian).into();
             let segment = segments.iter().find(|segment| {
                 let start: u64 = segment.p_vaddr(endian).into();
@@ -132,7 +133,8 @@ fn find<'a, Elf: FileHeader<Endian = Endianness>>(
             if let (Some(segment), None) = (segment, found[index]) {
                 let start: u64 = segment.p_vaddr(endian).into();
                 let offset: u64 = segment.p_offset(endian).into();
-                let offset = (address - start).checked_add(offset).context("an offset overflows")?;
+                let offset =
+                    (address - start).checked_add(offset).context("an offset overflows")?;
                 found[index] = Some(Symbol { offset, size: symbol.st_size(endian).into() });
             }
         }
