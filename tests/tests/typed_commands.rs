@@ -193,6 +193,15 @@ fn a_file_that_two_overlays_share_gives_each_command_once() {
     );
     let mut shells: Vec<Shell> =
         (0..2).map(|_| Shell::start(["unshare", "--mount", "sh", "-c", &enter])).collect();
+    let are_watched = || {
+        let entry = collector.plugin("ebpf-bash").expect("it is enabled");
+        let probes = entry["probes"].as_array().expect("a list");
+        let is_one = |probe: &&serde_json::Value| {
+            probe["name"].as_str().is_some_and(|name| name.starts_with("/mnt/all/"))
+        };
+        probes.iter().filter(is_one).count() == shells.len()
+    };
+    wait::until_true("both are watched", are_watched, || collector.status().to_string());
     for round in 0..3 {
         for shell in &mut shells {
             shell.enter(&format!(": round {round}"));
