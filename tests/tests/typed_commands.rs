@@ -389,7 +389,9 @@ fn four_thousand_commands_typed_into_ten_shells_at_once_arrive_as_they_were_type
             let mut shell = Shell::bash();
             let mut chance = Chance(seed as u64 * 0x9e37_79b9_7f4a_7c15);
             let commands: Vec<_> = (0..COMMANDS).map(|number| chance.command(number)).collect();
-            commands.iter().for_each(|command| shell.enter(command));
+            for command in &commands {
+                shell.enter(command);
+            }
             (shell.pid(), commands)
         })
     });
