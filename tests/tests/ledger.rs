@@ -84,14 +84,14 @@ fn a_spool_loses_nothing_while_the_receiver_is_away_and_the_collector_is_killed(
     drop(first);
     let mut second = flooded(&receiver, &plugins, &spool);
     let found = on_disk(&second);
-    let lost = second.ledger().dropped.get("crash").copied().unwrap_or_default();
-    assert!(found + lost >= before, "{found} survive and {lost} are counted, of {before}");
-    assert!(lost <= 8_000, "{lost} are more than those of two seconds");
+    let crashed = second.ledger().dropped.get("crash").copied().unwrap_or_default();
+    assert!(found + crashed >= before, "{found} survive and {crashed} crashed, of {before}");
+    assert!(crashed <= 8_000, "{crashed} are more than those of two seconds");
     look(&second, "more comes", |ledger| ledger.emitted > 8_000);
     receiver.open();
     look(&second, "the disk is empty", |ledger| ledger.uploaded > found);
     let (last, _) = ends(&mut second);
-    assert_eq!(last.dropped.values().sum::<u64>(), lost, "{last:?}");
+    assert_eq!(last.dropped.values().sum::<u64>(), crashed, "{last:?}");
     let arrived = arrived(&receiver).len() as u64;
     assert!(arrived >= found, "{arrived} arrived, {found} had survived");
 }
@@ -160,9 +160,9 @@ fn a_spool_loses_nothing_in_minutes_without_a_receiver() {
     let before = run(&first);
     drop(first);
     let mut second = start();
-    let lost = second.ledger().dropped.get("crash").copied().unwrap_or_default();
+    let crashed = second.ledger().dropped.get("crash").copied().unwrap_or_default();
     let then = run(&second);
-    println!("before the kill {before:?}; lost in it {lost}; at the end {then:?}");
+    println!("before the kill {before:?}; lost in it {crashed}; at the end {then:?}");
     receiver.open();
     wait::within(wait::PATIENCE * 10, "the disk is empty", || {
         let ledger = second.ledger();
@@ -171,7 +171,7 @@ fn a_spool_loses_nothing_in_minutes_without_a_receiver() {
     let (last, _) = ends(&mut second);
     let arrived = receiver.measurement("stream").points().len() as u64;
     println!("{last:?}; {arrived} arrived");
-    assert_eq!(last.dropped.values().sum::<u64>(), lost, "{last:?}");
-    assert!(lost <= 10_000, "{lost} are more than those of two seconds");
-    assert!(arrived + lost >= last.emitted, "{arrived} arrived, {lost} lost, {last:?}");
+    assert_eq!(last.dropped.values().sum::<u64>(), crashed, "{last:?}");
+    assert!(crashed <= 10_000, "{crashed} are more than those of two seconds");
+    assert!(arrived + crashed >= last.emitted, "{arrived} arrived, {crashed} lost, {last:?}");
 }
