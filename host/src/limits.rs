@@ -60,6 +60,8 @@ pub(crate) struct Controls {
     pub(crate) traffic: Arc<Traffic>,
     /// Stops the optional plugins, or starts them again.
     pub(crate) pause_plugins: Box<dyn Fn(bool) + Send>,
+    /// Ends the process of the plugin that uses most of so many bytes of memory, if there is one.
+    pub(crate) end_largest_process: Box<dyn Fn(u64) -> bool + Send>,
 }
 
 /// Keeps the collector within its limits.
@@ -144,7 +146,14 @@ impl Watch {
                 Resource::Memory => usage.resident_bytes as f64,
                 Resource::Bandwidth => bandwidth,
             };
-            over = watched.observe(used, &self.standings).or(over);
+            let gives_up = watched.observe(used, &self.standings);
+            // A plugin that leaks in a process of its own is no reason to end all others.
+            let is_memory = gives_up.is_some() && watched.resource == Resource::Memory;
+            if is_memory && (self.controls.end_largest_process)(usage.resident_bytes) {
+                watched.ladder.begin_anew();
+            } else {
+                over = gives_up.or(over);
+            }
         }
         let demands = self.watched.iter().flat_map(|watched| watched.ladder.taken()).copied();
         self.apply(demands.collect());

@@ -135,6 +135,10 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
             thinner: pipeline.thinner(),
             traffic: Arc::clone(&traffic),
             pause_plugins: pausing(&config, &supervisor),
+            end_largest_process: {
+                let supervisor = Arc::clone(&supervisor);
+                Box::new(move |used_bytes| supervisor.end_largest_process(used_bytes))
+            },
         },
     )?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
