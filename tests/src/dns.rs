@@ -1,11 +1,8 @@
 //! DNS between two namespaces: a dnsmasq of the test's own, and dig. In: a namespace. Out: a server of the zone `test`, what dig
 //! was answered, and the sums of `dnsflow` points. Nothing outside of the namespace is asked.
 
-use std::fs;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
-
-use tempfile::TempDir;
 
 use crate::flows::{Flows, Side};
 use crate::hosts::Netns;
@@ -56,16 +53,15 @@ impl Dug {
     }
 }
 
-/// Asks each of `queries`, which are lines of dig's arguments, one after another from one process.
+/// Asks each of `queries`, each dig's arguments for one, one after another from one process.
 #[track_caller]
 pub fn dig<S: AsRef<str>>(from: &Netns, queries: impl IntoIterator<Item = S>) -> Dug {
-    let lines: Vec<String> = queries.into_iter().map(|query| query.as_ref().to_owned()).collect();
-    let folder = TempDir::new().expect("a folder");
-    let file = folder.path().join("queries");
-    fs::write(&file, lines.join("\n") + "\n").expect("a new file");
-    // Not to have its exit code: it is 9 where one server did not answer.
+    // Its exit code is 9 where a server did not answer.
     let mut dig = Command::new("sh");
-    dig.args(["-c", "dig -r -u -f \"$0\" || [ $? = 9 ]"]).arg(&file);
+    dig.args(["-c", "dig \"$@\" || [ $? = 9 ]", "dig", "-r", "-u"]);
+    for query in queries {
+        dig.args(query.as_ref().split(' '));
+    }
     let (_, output) = from.run(&mut dig);
     let words = |line: &str, before: &str| {
         line.split_once(before).map(|(_, rest)| {
