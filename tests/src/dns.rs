@@ -18,7 +18,12 @@ impl Dnsmasq {
     #[track_caller]
     pub fn start<S: AsRef<str>>(netns: &Netns, records: impl IntoIterator<Item = S>) -> Self {
         let mut dnsmasq = Command::new("dnsmasq");
-        dnsmasq.args(["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file", "--user=root"]);
+        dnsmasq.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--pid-file",
+            "--user=root",
+        ]);
         dnsmasq.args(["--no-resolv", "--no-hosts", "--local=/test/", "--edns-packet-max=4096"]);
         dnsmasq.args(records.into_iter().map(|record| record.as_ref().to_owned()));
         let process = netns.spawn(dnsmasq.stderr(Stdio::null()));

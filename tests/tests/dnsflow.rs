@@ -110,12 +110,16 @@ fn of_a_thousand_lookups_each_is_counted_as_what_it_was() {
         for client_number in 0..10 {
             let silent = &silent;
             scope.spawn(move || {
-                let query = |n| format!("@{silent} host{client_number}{n}.test +tries=1 +timeout=1");
+                let query =
+                    |n| format!("@{silent} host{client_number}{n}.test +tries=1 +timeout=1");
                 assert_eq!(dig(client, (0..5).map(query)), Dug::default());
             });
         }
     });
-    assert_eq!((good.count("NOERROR"), bad.count("NXDOMAIN"), tcp.count("NOERROR")), (830, 100, 20));
+    assert_eq!(
+        (good.count("NOERROR"), bad.count("NXDOMAIN"), tcp.count("NOERROR")),
+        (830, 100, 20)
+    );
     wait::until("unanswered questions are given up", || {
         let seen = dnsflow(&receiver);
         let given_up = seen.with("dst_ip", &silent).exchanges(-1).count;
@@ -133,7 +137,9 @@ fn of_a_thousand_lookups_each_is_counted_as_what_it_was() {
     }
     assert_latencies(&Dug::all([good, tcp]), &client, &server, 0);
     assert_latencies(&bad, &client, &server, 3);
-    for lost in ["dns_packets_lost", "dns_undecodable", "dns_streams_lost", "dns_exchanges_refused"] {
+    for lost in
+        ["dns_packets_lost", "dns_undecodable", "dns_connections_lost", "dns_exchanges_refused"]
+    {
         let line = format!("datakit_ebpf_plugin_{lost}_total{{plugin=\"ebpf-net\"}} 0");
         assert!(metrics.contains(&line), "{lost}: {metrics}");
     }

@@ -238,10 +238,8 @@ impl Collector {
             add(&mut points, key, stats);
             if points.len() == BATCH {
                 // What the host has no room for, the host counts.
-                self.host.send(std::mem::replace(
-                    &mut points,
-                    Points::new(Category::Network, feed),
-                ));
+                self.host
+                    .send(std::mem::replace(&mut points, Points::new(Category::Network, feed)));
             }
         }
         self.host.send(points);

@@ -135,3 +135,111 @@ fn chain<'a>(answer: &Message<'a>, asked: Name<'a>) -> Vec<Name<'a>> {
     }
     chain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{AFTER_USE_NS, Domains, LEAST_NS, SECOND_NS};
+    use crate::dnsflow::tests::{a, answer_with, cname};
+    use plugin_proto::dns::Message;
+    use std::net::IpAddr;
+
+    const NETNS: u32 = 1;
+
+    fn ip(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    fn learn(domains: &mut Domains, netns: u32, bytes: &[u8], now_ns: u64) {
+        domains.learn(netns, &Message::parse(bytes).unwrap(), now_ns);
+    }
+
+    fn one(domains: &mut Domains, name: &'static str, ttl: u32, last: u8, now_ns: u64) {
+        let record = a(name, ttl, [192, 0, 2, last]);
+        learn(domains, NETNS, &answer_with(name, &[record]), now_ns);
+    }
+
+    #[test]
+    fn an_address_has_the_name_that_was_asked_for_whatever_it_is_an_alias_of() {
+        let chain = [
+            cname("www.a.com", "x.cdn.net"),
+            cname("x.cdn.net", "y.cdn.net"),
+            a("y.cdn.net", 60, [192, 0, 2, 1]),
+            a("Y.CDN.net", 60, [192, 0, 2, 2]),
+            a("unasked.com", 60, [192, 0, 2, 3]),
+        ];
+        let mut backwards = chain.clone();
+        backwards.reverse();
+        for records in [chain, backwards] {
+            let mut domains = Domains::default();
+            learn(&mut domains, NETNS, &answer_with("WWW.a.com", &records), 0);
+            assert_eq!(domains.name(NETNS, ip(1)), Some("www.a.com"));
+            assert_eq!(domains.name(NETNS, ip(2)), Some("www.a.com"));
+            assert_eq!(domains.name(NETNS, ip(3)), None, "it is not what was asked for");
+        }
+    }
+
+    #[test]
+    fn aliases_in_a_circle_and_long_chains_end() {
+        let mut records = vec![cname("a.com", "b.com"), cname("b.com", "a.com")];
+        records.resize(200, cname("b.com", "c.com"));
+        records.push(a("c.com", 60, [192, 0, 2, 1]));
+        let mut domains = Domains::default();
+        learn(&mut domains, NETNS, &answer_with("a.com", &records), 0);
+        assert_eq!(domains.name(NETNS, ip(1)), Some("a.com"));
+    }
+
+    #[test]
+    fn each_namespace_has_its_own_names_and_the_last_one_counts() {
+        let mut domains = Domains::default();
+        one(&mut domains, "first.com", 60, 1, 0);
+        one(&mut domains, "second.com", 60, 1, 0);
+        let record = a("other.com", 60, [192, 0, 2, 1]);
+        learn(&mut domains, 2, &answer_with("other.com", &[record]), 0);
+        assert_eq!(domains.name(NETNS, ip(1)), Some("second.com"));
+        assert_eq!(domains.name(2, ip(1)), Some("other.com"));
+        assert_eq!(domains.name(3, ip(1)), None);
+        let mapped = "::ffff:192.0.2.1".parse().unwrap();
+        assert_eq!(domains.name(NETNS, mapped), Some("second.com"));
+    }
+
+    #[test]
+    fn a_name_lives_as_long_as_its_answer_says_but_not_too_short() {
+        for (ttl, lives) in [(0, LEAST_NS), (5, LEAST_NS), (300, 300 * SECOND_NS)] {
+            let mut domains = Domains::default();
+            one(&mut domains, "www.com", ttl, 1, 7);
+            domains.age(7 + lives - 1);
+            assert_eq!(domains.entries.len(), 1, "ttl {ttl}");
+            domains.age(7 + lives);
+            assert_eq!(domains.entries.len(), 0, "ttl {ttl}");
+        }
+    }
+
+    #[test]
+    fn a_name_outlives_its_answer_while_flows_bear_it() {
+        let mut domains = Domains::default();
+        one(&mut domains, "www.com", 60, 1, 0);
+        let mut now_ns = 0;
+        for _ in 0..10 {
+            now_ns += 60 * SECOND_NS;
+            assert!(domains.name(NETNS, ip(1)).is_some());
+            domains.age(now_ns);
+        }
+        domains.age(now_ns + AFTER_USE_NS - 1);
+        assert_eq!(domains.entries.len(), 1);
+        domains.age(now_ns + AFTER_USE_NS);
+        assert_eq!(domains.entries.len(), 0);
+    }
+
+    #[test]
+    fn in_a_full_table_those_leave_that_would_leave_next() {
+        let mut domains = Domains { most: 16, ..Domains::default() };
+        for last in 0..16 {
+            one(&mut domains, "www.com", 1000 - u32::from(last), last, 0);
+        }
+        assert_eq!((domains.entries.len(), domains.evicted()), (16, 0));
+        one(&mut domains, "new.com", 60, 100, 0);
+        assert_eq!((domains.entries.len(), domains.evicted()), (14, 3));
+        assert!(domains.name(NETNS, ip(100)).is_some());
+        assert!(domains.name(NETNS, ip(0)).is_some() && domains.name(NETNS, ip(13)).is_none());
+    }
+}

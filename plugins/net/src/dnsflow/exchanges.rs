@@ -5,7 +5,7 @@
 //! up. On the server's side also under the client's address; on the client's side not, because
 //! where questions are translated on their way, the answer seems to come from elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 
@@ -64,6 +64,8 @@ pub(crate) struct Exchanges {
     count: usize,
     most: usize,
     searched_ns: u64,
+    /// Sockets whose questions are forgotten with the next search.
+    lost: HashSet<u64>,
     hasher: RandomState,
     name: String,
 }
@@ -94,6 +96,7 @@ impl Default for Exchanges {
             count: 0,
             most: MAX_WAITING,
             searched_ns: 0,
+            lost: HashSet::new(),
             hasher: RandomState::new(),
             name: String::new(),
         }
@@ -131,6 +134,9 @@ impl Exchanges {
         self.searched_ns = now_ns;
         let mut left = 0;
         self.waiting.retain(|slot, alike| {
+            if self.lost.contains(&slot.socket) {
+                return false;
+            }
             alike.retain(|waiting| {
                 let is_old = waiting.time_ns + TIMEOUT_NS < now_ns;
                 if is_old {
@@ -142,6 +148,12 @@ impl Exchanges {
             !alike.is_empty()
         });
         self.count = left;
+        self.lost.clear();
+    }
+
+    /// The connection of this socket is not read on: nobody knows what is answered there.
+    pub(crate) fn forget(&mut self, socket: u64) {
+        self.lost.insert(socket);
     }
 
     fn asked(&mut self, slot: Slot, packet: &Packet<'_>, question: Option<u64>) -> Outcome {
@@ -152,9 +164,8 @@ impl Exchanges {
             None => self.waiting.entry(slot).or_default(),
         };
         // Asked again: the time that counts is the first one's.
-        let again = |waiting: &Waiting| {
-            waiting.remote == packet.remote && waiting.question == question
-        };
+        let again =
+            |waiting: &Waiting| waiting.remote == packet.remote && waiting.question == question;
         if alike.iter().any(again) {
             return Outcome::Asked;
         }
@@ -201,12 +212,7 @@ impl Exchanges {
 }
 
 impl Slot {
-    fn exchange(
-        &self,
-        local: SocketAddr,
-        remote: SocketAddr,
-        answer: Option<Answer>,
-    ) -> Exchange {
+    fn exchange(&self, local: SocketAddr, remote: SocketAddr, answer: Option<Answer>) -> Exchange {
         Exchange { direction: self.direction, transport: self.transport, local, remote, answer }
     }
 }

@@ -26,7 +26,7 @@ use crate::decode::Direction;
 use crate::dnsflow::aggregate::{Aggregate, Flows};
 use crate::dnsflow::decode::{Packet, Way};
 use crate::dnsflow::exchanges::{Exchanges, Outcome};
-use crate::dnsflow::streams::Streams;
+use crate::dnsflow::streams::{Fed, Streams};
 use crate::domains::Domains;
 use crate::netflow::aggregate::Transport;
 
@@ -34,8 +34,8 @@ use crate::netflow::aggregate::Transport;
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     undecodable: AtomicU64,
-    streams_lost: AtomicU64,
-    streams_refused: AtomicU64,
+    connections_lost: AtomicU64,
+    connections_refused: AtomicU64,
     exchanges_refused: AtomicU64,
     flows_refused: AtomicU64,
     pub(crate) domains_evicted: AtomicU64,
@@ -86,10 +86,14 @@ impl Dnsflow {
                 read(packet.bytes);
             }
             Transport::Tcp => {
-                let streams::Fed { lost, refused } =
-                    streams.feed(&packet, |bytes| read(bytes) != Some(DnsError::NotDns));
-                add(&counts.streams_lost, u64::from(lost));
-                add(&counts.streams_refused, u64::from(refused));
+                match streams.feed(&packet, |bytes| read(bytes) != Some(DnsError::NotDns)) {
+                    Fed::Fine => {}
+                    Fed::Lost => {
+                        add(&counts.connections_lost, 1);
+                        exchanges.forget(packet.socket);
+                    }
+                    Fed::Refused => add(&counts.connections_refused, 1),
+                }
             }
         }
     }
@@ -97,7 +101,10 @@ impl Dnsflow {
     /// The flows since the last time, with the questions that nobody answered.
     pub(crate) fn flush(&mut self, now_ns: u64) -> Flows {
         let Self { streams, exchanges, aggregate, counts } = self;
-        streams.forget_idle(now_ns);
+        streams.give_up(now_ns, |socket| {
+            add(&counts.connections_lost, 1);
+            exchanges.forget(socket);
+        });
         exchanges.give_up(now_ns, |exchange| aggregate.observe(&exchange));
         let flush = aggregate.flush();
         add(&counts.flows_refused, flush.refused);
@@ -109,8 +116,8 @@ impl Counts {
     pub(crate) fn metrics(&self) -> impl Iterator<Item = Metric> {
         let Self {
             undecodable,
-            streams_lost,
-            streams_refused,
+            connections_lost,
+            connections_refused,
             exchanges_refused,
             flows_refused,
             domains_evicted,
@@ -118,25 +125,21 @@ impl Counts {
         [
             ("dns_undecodable", "Packets of DNS ports that hold no DNS message.", undecodable),
             (
-                "dns_streams_lost",
-                "Directions of DNS connections of which a piece was missed or came late.",
-                streams_lost,
+                "dns_connections_lost",
+                "DNS connections that could not be read on, because a piece was missed.",
+                connections_lost,
             ),
             (
-                "dns_streams_refused",
-                "Pieces of DNS connections that found the table of streams full.",
-                streams_refused,
+                "dns_connections_refused",
+                "Pieces of DNS connections that found the table of connections full.",
+                connections_refused,
             ),
             (
                 "dns_exchanges_refused",
                 "DNS questions that found the table of open ones full.",
                 exchanges_refused,
             ),
-            (
-                "dns_flows_refused",
-                "DNS exchanges that found the flow table full.",
-                flows_refused,
-            ),
+            ("dns_flows_refused", "DNS exchanges that found the flow table full.", flows_refused),
             (
                 "domains_evicted",
                 "Addresses whose names were forgotten early because the table was full.",
@@ -184,4 +187,4 @@ fn add(cell: &AtomicU64, count: u64) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
