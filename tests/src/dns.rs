@@ -8,7 +8,7 @@ use crate::flows::{Flows, Side};
 use crate::hosts::Netns;
 use crate::process::Process;
 
-/// A server on port 53; it ends when this is dropped.
+/// A server, on port 53 if nothing is said; it ends when this is dropped.
 pub struct Dnsmasq {
     _process: Process,
 }
@@ -17,6 +17,16 @@ impl Dnsmasq {
     /// Serves the records that are given as dnsmasq's options, and no other name below `test`.
     #[track_caller]
     pub fn start<S: AsRef<str>>(netns: &Netns, records: impl IntoIterator<Item = S>) -> Self {
+        Self::start_on(netns, 53, records)
+    }
+
+    /// The same with an option that names another port.
+    #[track_caller]
+    pub fn start_on<S: AsRef<str>>(
+        netns: &Netns,
+        port: u16,
+        records: impl IntoIterator<Item = S>,
+    ) -> Self {
         let mut dnsmasq = Command::new("dnsmasq");
         dnsmasq.args([
             "--keep-in-foreground",
@@ -27,8 +37,8 @@ impl Dnsmasq {
         dnsmasq.args(["--no-resolv", "--no-hosts", "--local=/test/", "--edns-packet-max=4096"]);
         dnsmasq.args(records.into_iter().map(|record| record.as_ref().to_owned()));
         let process = netns.spawn(dnsmasq.stderr(Stdio::null()));
-        netns.wait_for_port("udp", 53);
-        netns.wait_for_port("tcp", 53);
+        netns.wait_for_port("udp", port);
+        netns.wait_for_port("tcp", port);
         Self { _process: process }
     }
 }
@@ -58,7 +68,8 @@ impl Dug {
     }
 }
 
-/// Asks each of `queries`, each dig's arguments for one, one after another from one process.
+/// Asks each of `queries`, each dig's arguments for one, one after another from one process. Options that come before all
+/// names are for all.
 #[track_caller]
 pub fn dig<S: AsRef<str>>(from: &Netns, queries: impl IntoIterator<Item = S>) -> Dug {
     // Its exit code is 9 where a server did not answer.

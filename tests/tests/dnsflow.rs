@@ -2,7 +2,8 @@
 //! dig and dnsmasq in namespaces. Out: what dig says of the same exchanges.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 
 use system_tests::collector::Collector;
@@ -90,7 +91,7 @@ fn lookups_are_counted_once_on_each_side_in_both_families_with_their_latency() {
 #[test]
 fn of_a_thousand_lookups_each_is_counted_as_what_it_was() {
     let hosts = Hosts::new();
-    // Asked by the last of its clients: what it gets is thrown away before anybody sees it.
+    // What comes to this address is thrown away before any socket sees it.
     let silent = format!("10.77.{}.3", hosts.server.v4.octets()[2]);
     hosts.server.ip_command(&format!("addr add {silent}/24 dev eth0\n"));
     hosts.server.nft(&format!(
@@ -110,9 +111,9 @@ fn of_a_thousand_lookups_each_is_counted_as_what_it_was() {
         for client_number in 0..10 {
             let silent = &silent;
             scope.spawn(move || {
-                let query =
-                    |n| format!("@{silent} host{client_number}{n}.test +tries=1 +timeout=1");
-                assert_eq!(dig(client, (0..5).map(query)), Dug::default());
+                let queries = (0..5).map(|n| format!("@{silent} host{client_number}{n}.test"));
+                let once = ["+tries=1 +timeout=1".to_owned()];
+                assert_eq!(dig(client, once.into_iter().chain(queries)), Dug::default());
             });
         }
     });
@@ -283,4 +284,118 @@ fn exchanges_over_loopback_are_reported_when_asked_for() {
         assert_eq!(points.exchanges(5).count, 9, "{side:?}: {points}");
         assert_eq!(points.values("dst_ip_type"), ["loopback"].into());
     }
+}
+
+/// A question for the addresses of `host<n>.test`, as it is sent.
+fn question(id: u16, n: u8) -> Vec<u8> {
+    let name = format!("host{n}");
+    let mut bytes = id.to_be_bytes().to_vec();
+    bytes.extend(b"\x01\0\0\x01\0\0\0\0\0\0");
+    bytes.push(name.len() as u8);
+    bytes.extend(name.as_bytes());
+    bytes.extend(b"\x04test\0\0\x01\0\x01");
+    bytes
+}
+
+/// The same with its length before it.
+fn question_on_stream(id: u16, n: u8) -> Vec<u8> {
+    let question = question(id, n);
+    [&(question.len() as u16).to_be_bytes()[..], &question].concat()
+}
+
+fn read_answer(mut stream: &TcpStream) {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).expect("an answer comes");
+    let mut answer = vec![0; u16::from_be_bytes(len).into()];
+    stream.read_exact(&mut answer).expect("all of it comes");
+}
+
+fn write(mut stream: &TcpStream, bytes: &[u8]) {
+    stream.write_all(bytes).expect("the server reads");
+}
+
+#[test]
+fn on_a_connection_questions_may_come_in_pieces_or_together_and_before_the_collector() {
+    let hosts = Hosts::new();
+    let _dnsmasq = Dnsmasq::start(&hosts.server, zone(&hosts));
+    let stream = hosts.client.dial(hosts.server_address(Family::V4, 53));
+    stream.set_nodelay(true).expect("a TCP socket");
+    write(&stream, &question_on_stream(1, 1));
+    read_answer(&stream);
+
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    for byte in question_on_stream(2, 2) {
+        write(&stream, &[byte]);
+    }
+    read_answer(&stream);
+    write(&stream, &[question_on_stream(3, 3), question_on_stream(4, 4)].concat());
+    read_answer(&stream);
+    read_answer(&stream);
+    drop(stream);
+    hosts.settle();
+    collector.stop();
+
+    let seen = dnsflow(&receiver);
+    let (client, server) = both_sides(&hosts, &seen, Family::V4);
+    for points in [&client, &server] {
+        assert_eq!(points.rcodes(), [(0, 3)].into(), "{points}");
+        assert_eq!(points.values("transport"), ["tcp"].into());
+    }
+}
+
+/// Asks for `host<n>.test` from a socket that is not connected.
+fn ask_unconnected(hosts: &Hosts, local: &str, server: SocketAddr, n: u8) {
+    let socket = hosts.client.bind_udp(local.parse().expect("an address"));
+    socket.send_to(&question(9, n), server).expect("a datagram fits");
+    let (_, from) = socket.recv_from(&mut [0; 512]).expect("an answer comes");
+    assert_eq!(from, server, "who was asked is who answers");
+}
+
+#[test]
+fn a_server_behind_a_translation_is_shown_as_it_was_asked() {
+    let hosts = Hosts::new();
+    let service: SocketAddr = "198.51.100.53:53".parse().expect("an address");
+    let server = hosts.server.v4;
+    hosts.client.ip_command(&format!("route add {}/32 via {server}\n", service.ip()));
+    hosts.client.nft(&format!(
+        "add table ip t; \
+         add chain ip t out {{ type nat hook output priority -100; }}; \
+         add rule ip t out ip daddr {} udp dport 53 dnat to {server}",
+        service.ip()
+    ));
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    let _dnsmasq = Dnsmasq::start(&hosts.server, zone(&hosts));
+    dig(&hosts.client, [format!("@{} host1.test A", service.ip())]);
+    ask_unconnected(&hosts, &format!("{}:0", hosts.client.v4), service, 2);
+    collector.stop();
+
+    let seen = dnsflow(&receiver);
+    let (client, server) = both_sides(&hosts, &seen, Family::V4);
+    assert_eq!(client.rcodes(), [(0, 2)].into(), "connected, and not: {client}");
+    assert_eq!(client.values("dst_ip"), [service.ip().to_string().as_str()].into());
+    assert_eq!(server.rcodes(), [(0, 2)].into(), "{server}");
+}
+
+#[test]
+fn names_are_learned_from_a_local_resolver_on_another_port_behind_a_translation() {
+    let hosts = Hosts::new();
+    hosts.client.nft(
+        "add table ip t; \
+         add chain ip t out { type nat hook output priority -100; }; \
+         add rule ip t out ip daddr 127.0.0.11 udp dport 53 dnat to 127.0.0.11:5300",
+    );
+    let receiver = Receiver::start();
+    let collector = Collector::start(&receiver);
+    let record = format!("--host-record=host1.test,{}", hosts.server.v4);
+    let options = ["--port=5300", "--listen-address=127.0.0.11", "--bind-interfaces", &record];
+    let _resolver = Dnsmasq::start_on(&hosts.client, 5300, options);
+    ask_unconnected(&hosts, "127.0.0.1:0", "127.0.0.11:53".parse().expect("an address"), 1);
+    drop(hosts.connect(Family::V4, 8705));
+    hosts.settle();
+    collector.stop();
+
+    let client = receiver.netflow().of(&hosts.client).on(Side::Client, 8705);
+    assert_eq!(client.values("dst_domain"), ["host1.test"].into(), "{client}");
 }

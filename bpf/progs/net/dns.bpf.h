@@ -33,14 +33,19 @@ struct {
 	__uint(max_entries, 4 * 1024 * 1024);
 } dns_packets SEC(".maps");
 
-static __always_inline bool is_dns_port(__u16 port)
+/* Whether either is a server's port. What follows the last port, the verifier cuts off. */
+static __always_inline bool has_dns_port(__u16 one, __u16 other)
 {
-	bool found = false;
-
 #pragma unroll
-	for (int i = 0; i < DNS_PORTS_MOST; i++)
-		found |= dns_ports[i] && port == dns_ports[i];
-	return found;
+	for (int i = 0; i < DNS_PORTS_MOST; i++) {
+		__u16 port = dns_ports[i];
+
+		if (!port)
+			break;
+		if (one == port || other == port)
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -108,7 +113,7 @@ static __always_inline void copy_udp(struct __sk_buff *skb, const struct tuple *
 /* Looks at the socket alone: for a packet of another one this is all. */
 static __always_inline bool is_dns_socket(struct __sk_buff *skb)
 {
-	return is_dns_port(skb->local_port) || is_dns_port(bpf_ntohl(skb->remote_port));
+	return has_dns_port(skb->local_port, bpf_ntohl(skb->remote_port));
 }
 
 /* A packet that is TCP right behind its IP header. */

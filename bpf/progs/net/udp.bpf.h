@@ -220,7 +220,7 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	if (!key.tuple.local_port || !key.tuple.remote_port)
 		return 0;
 	key.tuple.netns = info->netns;
-	if (is_dns_port(key.tuple.local_port) || is_dns_port(key.tuple.remote_port))
+	if (has_dns_port(key.tuple.local_port, key.tuple.remote_port))
 		copy_udp(skb, &key.tuple, key.family, way, offset + sizeof(udp));
 	key.pid = info->holder.owner.pid;
 	key.role = info->role;
