@@ -41,7 +41,9 @@ enum counter {
 	COUNTER_UDP_BYTES_REFUSED = 3,
 	/* Ports listened on at the start that found their table full. */
 	COUNTER_LISTENERS_REFUSED = 4,
-	COUNTER_COUNT = 5,
+	/* Packets of DNS ports that found no room in their ring. */
+	COUNTER_DNS_PACKETS_LOST = 5,
+	COUNTER_COUNT = 6,
 };
 
 enum ring_size {
@@ -117,5 +119,8 @@ struct udp_delta {
 	__u64 received;
 };
 _Static_assert(sizeof(struct udp_delta) == 80, "udp_delta is wire format");
+
+/* Here and not above: it is made of what is declared above. */
+#include "abi/dns.h"
 
 #endif

@@ -5,21 +5,22 @@
  *   inet_sock_set_state -> a connection starts, is established, is closed
  *   sock_release        -> the process that held a socket lets go of it
  *   sock_create         -> the process that made a UDP socket
- *   ingress, egress     -> payload bytes of UDP packets
+ *   ingress, egress     -> payload bytes of UDP packets; copies of DNS packets
  *
  *   scan_listeners      <- at start: ports that are listened on
  *   scan_sockets        <- before each report: who holds which socket
  *   report_tcp          <- what each TCP connection did since the last report
  *   report_udp_flows    <- what each UDP conversation did since then
  *
- * Nothing runs for a TCP packet but one look at its protocol, and nothing at all
- * for a system call.
+ * Nothing runs for a TCP packet but one look at its protocol and its socket's
+ * ports, and nothing at all for a system call.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
 #include "abi/net.h"
+#include "progs/net/dns.bpf.h"
 #include "progs/net/listen.bpf.h"
 #include "progs/net/tcp.bpf.h"
 #include "progs/net/udp.bpf.h"
@@ -84,6 +85,8 @@ int ingress(struct __sk_buff *skb)
 {
 	if (may_be_udp(skb))
 		handle_udp(skb, INGRESS);
+	else if (is_dns_socket(skb))
+		handle_dns_tcp(skb, INGRESS);
 	return 1;
 }
 
@@ -92,6 +95,8 @@ int egress(struct __sk_buff *skb)
 {
 	if (may_be_udp(skb))
 		handle_udp(skb, EGRESS);
+	else if (is_dns_socket(skb))
+		handle_dns_tcp(skb, EGRESS);
 	return 1;
 }
 

@@ -69,6 +69,7 @@ pub(crate) struct Rtt {
 pub(crate) enum DecodeError {
     Truncated { record: &'static str, need: usize, have: usize },
     UnknownRole(u8),
+    UnknownTransport(u8),
 }
 
 impl Display for DecodeError {
@@ -78,6 +79,7 @@ impl Display for DecodeError {
                 write!(formatter, "{record} has {have} bytes of {need}")
             }
             Self::UnknownRole(role) => write!(formatter, "no role has number {role}"),
+            Self::UnknownTransport(number) => write!(formatter, "no transport has number {number}"),
         }
     }
 }
@@ -151,7 +153,15 @@ fn udp_delta(
 }
 
 fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
-    T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| DecodeError::Truncated {
+    read_prefix(record, bytes).map(|(value, _)| value)
+}
+
+/// A record, and the bytes that follow it.
+pub(crate) fn read_prefix<'a, T: FromBytes>(
+    record: &'static str,
+    bytes: &'a [u8],
+) -> Result<(T, &'a [u8]), DecodeError> {
+    T::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated {
         record,
         need: size_of::<T>(),
         have: bytes.len(),
@@ -168,7 +178,7 @@ fn direction(role: u8) -> Result<Direction, DecodeError> {
 }
 
 /// A v6 socket that talks to a v4 peer is shown as IPv4, which is what is on the wire.
-fn endpoints(tuple: &abi::tuple, family: u8) -> (Endpoint, Endpoint) {
+pub(crate) fn endpoints(tuple: &abi::tuple, family: u8) -> (Endpoint, Endpoint) {
     let local = Ipv6Addr::from(tuple.local_addr);
     let remote = Ipv6Addr::from(tuple.remote_addr);
     let (local, remote) = match (embedded_ipv4(local), embedded_ipv4(remote)) {

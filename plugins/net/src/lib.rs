@@ -1,16 +1,19 @@
-//! `ebpf-net`: who talks to whom on this host, and how much.
+//! `ebpf-net`: who talks to whom on this host, how much, and by which name.
 //!
 //! ```text
 //! kernel --records--> collect --bytes--> decode --Delta--> nat --Delta--> netflow::aggregate
 //!        --Flow--> netflow::point --Points--> host
 //! ```
 //!
+//! `dnsflow` says the same of itself; from what it reads, `domains` names the addresses of flows.
 //! `plugin` starts and stops it, `config` reads its settings, `probes` says what is attached.
 #![forbid(unsafe_code)]
 
 mod collect;
 mod config;
 mod decode;
+mod dnsflow;
+mod domains;
 mod nat;
 mod netflow;
 mod plugin;

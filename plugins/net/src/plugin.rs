@@ -58,7 +58,7 @@ impl Plugin for Net {
         let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let in_kernel =
             |index| self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index));
-        let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused } =
+        let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused, dns } =
             self.counts.as_ref();
         let usage = self.running.as_ref().map(|running| running.loaded.usage()).unwrap_or_default();
         let own = [
@@ -88,6 +88,11 @@ impl Plugin for Net {
                 in_kernel(abi::COUNTER_LISTENERS_REFUSED),
             ),
             (
+                "dns_packets_lost",
+                "Packets of DNS ports that found the ring full.",
+                in_kernel(abi::COUNTER_DNS_PACKETS_LOST),
+            ),
+            (
                 "flows_refused",
                 "Reports of conversations that found the flow table full.",
                 counted(flows_refused),
@@ -101,7 +106,7 @@ impl Plugin for Net {
             ),
         ]
         .map(|(name, help, value)| Metric::counter(name, help, value));
-        own.into_iter().chain(usage.metrics()).collect()
+        own.into_iter().chain(dns.metrics()).chain(usage.metrics()).collect()
     }
 }
 
@@ -120,10 +125,12 @@ impl Net {
     /// A program must know whether another one is attached, which is only known afterwards.
     fn load(&self) -> Result<Loaded> {
         let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
+        let dns_ports = self.config.dns_ports.map(u16::to_ne_bytes);
         let load = |facts, release_is_seen: bool| {
             let globals = [
                 Global { name: "release_is_seen", value: &[u8::from(release_is_seen)] },
                 Global { name: "ephemeral_port", value: &ephemeral_port },
+                Global { name: "dns_ports", value: dns_ports.as_flattened() },
             ];
             loader::load(facts, OBJECT, &globals, PROBES)
         };

@@ -3,6 +3,7 @@
 use plugin_support::probe::{Hook, Need, Probe, Way};
 
 const UDP: Need = Need::Optional("UDP flows");
+const PACKETS: Need = Need::Optional("UDP flows, dnsflow, and domains of addresses");
 
 pub(crate) const SOCKET_RELEASE: &str = "socket release";
 
@@ -32,12 +33,12 @@ pub(crate) const PROBES: &[Probe] = &[
     },
     Probe {
         name: "packets received",
-        need: UDP,
+        need: PACKETS,
         ways: &[Way { program: "ingress", hook: Hook::SocketIngress }],
     },
     Probe {
         name: "packets sent",
-        need: UDP,
+        need: PACKETS,
         ways: &[Way { program: "egress", hook: Hook::SocketEgress }],
     },
     Probe {
