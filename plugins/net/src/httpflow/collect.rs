@@ -76,7 +76,8 @@ impl Counts {
 pub(crate) struct Collector {
     host: Host,
     interval: Duration,
-    exchanges: Ring,
+    incoming: Ring,
+    outgoing: Ring,
     /// `None` where idle connections cannot be walked; the verdicts say why.
     walk: Option<Iterator>,
     aggregate: Aggregate,
@@ -100,7 +101,8 @@ impl Collector {
         Ok(Self {
             host,
             interval: config.interval,
-            exchanges: loaded.ring("http_exchanges")?,
+            incoming: loaded.ring("http_incoming")?,
+            outgoing: loaded.ring("http_outgoing")?,
             walk,
             aggregate: Aggregate::new(
                 config.include_loopback,
@@ -114,7 +116,9 @@ impl Collector {
 
     /// Runs until it is told to stop, and reports a last time then.
     pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
-        waiter.watch(self.exchanges.as_fd()).context("watch the ring")?;
+        for ring in [&self.incoming, &self.outgoing] {
+            waiter.watch(ring.as_fd()).context("watch a ring")?;
+        }
         let mut due = Instant::now() + self.interval;
         while waiter.wait(due).context("wait for records")? {
             self.drain();
@@ -140,10 +144,10 @@ impl Collector {
     }
 
     fn drain(&mut self) {
-        let Self { exchanges, aggregate, counts, .. } = self;
+        let Self { incoming, outgoing, aggregate, counts, .. } = self;
         let mut seen = 0;
         let mut not_understood = 0;
-        exchanges.drain(|record| {
+        let mut each = |record: &[u8]| {
             seen += 1;
             match decode::exchange(record) {
                 Ok(Read::Exchange(exchange)) => aggregate.observe(&exchange),
@@ -157,7 +161,9 @@ impl Collector {
                     log::debug!(error:%; "undecodable record");
                 }
             }
-        });
+        };
+        incoming.drain(&mut each);
+        outgoing.drain(&mut each);
         counts.exchanges.fetch_add(seen, Ordering::Relaxed);
         counts.not_understood.fetch_add(not_understood, Ordering::Relaxed);
     }
