@@ -152,7 +152,7 @@ fn udp_delta(
     })
 }
 
-fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
+pub(crate) fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     read_prefix(record, bytes).map(|(value, _)| value)
 }
 

@@ -10,8 +10,8 @@ use crate::netflow::aggregate::{FlowKey, FlowStats, Transport, ip_type};
 pub(crate) const FEED: &str = "ebpf-net/netflow";
 const MEASUREMENT: &str = "netflow";
 const MASKED: &str = "*";
-const NOT_TRANSLATED: &str = "N/A";
-const UNKNOWN: &str = "";
+pub(crate) const NOT_TRANSLATED: &str = "N/A";
+pub(crate) const UNKNOWN: &str = "";
 
 /// Adds the point of one flow. `source` is this host's end.
 pub(crate) fn netflow(
