@@ -18,6 +18,7 @@ pub mod receiver;
 pub mod tcp;
 pub mod udp;
 pub mod wait;
+pub mod web;
 pub mod wire;
 
 use std::path::PathBuf;
