@@ -6,8 +6,10 @@
 #define ABI_HTTP_H
 
 enum http_size {
-	/* Bytes of a request that are kept: its first line and some headers. */
-	HTTP_HEAD_BYTES = 256,
+	/* Bytes of a request that are kept: the whole head if it has a body, ... */
+	HTTP_HEAD_BYTES = 512,
+	/* ... or else its first line and some headers. */
+	HTTP_LINE_BYTES = 256,
 	/* Bytes of a packet that one piece holds, and pieces of a packet at most. */
 	HTTP_PIECE_BYTES = 4096,
 	HTTP_MOST_PIECES = 16,

@@ -270,17 +270,29 @@ static __always_inline enum http_token token_at(struct __sk_buff *skb,
 #define ONES 0x0101010101010101ULL
 #define HIGHS 0x8080808080808080ULL
 
-/*
- * Whether the request that starts in this packet can be followed here: its first line ends in
- * it, and without a body as a rule, nothing comes after the empty line that ends its head. Looks
- * at no more than what was captured; beyond that, user space checks lengths.
- */
-static __always_inline bool is_simple(struct http_conn *http, __u32 len, enum http_token token)
+/* Whether a header line that starts here is about a transfer coding. */
+static __always_inline bool is_transfer_coding(const struct http_conn *http, __u32 start)
 {
-	__u32 captured = len < HTTP_HEAD_BYTES ? len : HTTP_HEAD_BYTES;
+	__u64 word;
+
+	if (start >= HTTP_HEAD_BYTES)
+		return false;
+	__builtin_memcpy(&word, &http->head[start], sizeof(word));
+	return (word | ONES * 0x20) == WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r');
+}
+
+/*
+ * Whether the request that starts in this packet can be followed here. Without a body as a
+ * rule: its first line ends in the packet, and nothing comes after the empty line that ends its
+ * head. With one: all of its head is here, so that user space can tell how long it is, and its
+ * body does not come in chunks.
+ */
+static __always_inline bool is_simple(struct http_conn *http, __u32 captured, __u32 len,
+				      enum http_token token)
+{
 	const __u64 *words = (const __u64 *)http->head;
 	__u64 before = 0, any = 0;
-	bool has_more = false;
+	bool has_end = false;
 	__u8 last;
 
 	/* The last byte may end the head: it is left out, and so is what an earlier request left.
@@ -288,7 +300,7 @@ static __always_inline bool is_simple(struct http_conn *http, __u32 len, enum ht
 	last = http->head[captured - 1];
 	__builtin_memset(&http->head[captured - 1], 0, 8);
 	for (__u32 i = 0; i < HTTP_HEAD_BYTES / 8; i++) {
-		__u64 word, breaks;
+		__u64 word, breaks, first;
 
 		if (i * 8 >= captured)
 			break;
@@ -296,17 +308,29 @@ static __always_inline bool is_simple(struct http_conn *http, __u32 len, enum ht
 		word = words[i] ^ ONES * '\n';
 		breaks = (word - ONES) & ~word & HIGHS;
 		any |= breaks;
-		if (any && token == TOKEN_WITH_BODY)
-			break;
 		/* Two of them with one byte between: an empty line. */
 		if (breaks & (breaks << 16 | before >> 48)) {
-			has_more = true;
+			has_end = true;
 			break;
 		}
 		before = breaks;
+		if (token != TOKEN_WITH_BODY)
+			continue;
+		for (__u32 j = 0; j < 2 && breaks; j++) {
+			first = breaks & -breaks;
+			/* The number of the byte whose high bit it is. */
+			first = (first >> 7) * 0x0001020304050607ULL >> 56;
+			if (is_transfer_coding(http, i * 8 + first + 1)) {
+				http->head[captured - 1] = last;
+				return false;
+			}
+			breaks &= breaks - 1;
+		}
 	}
 	http->head[captured - 1] = last;
-	return !has_more && (any || len > HTTP_HEAD_BYTES);
+	if (token == TOKEN_WITH_BODY)
+		return has_end || (last == '\n' && captured == len);
+	return !has_end && (any || len > HTTP_LINE_BYTES);
 }
 
 static __always_inline void describe_piece(struct http_piece *piece, const struct tcp_conn *conn,
@@ -425,12 +449,14 @@ static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *con
 		http_hand_over(skb, conn, http, way);
 		return;
 	}
+	if (token == TOKEN_WITHOUT_BODY && captured > HTTP_LINE_BYTES)
+		captured = HTTP_LINE_BYTES;
 	if (captured > HTTP_HEAD_BYTES)
 		captured = HTTP_HEAD_BYTES;
 	if (captured < 8 || bpf_skb_load_bytes(skb, segment->offset, http->head, captured))
 		return;
 	http->exchange.captured = captured;
-	if (!is_simple(http, segment->len, token)) {
+	if (!is_simple(http, captured, segment->len, token)) {
 		http_hand_over(skb, conn, http, way);
 		return;
 	}

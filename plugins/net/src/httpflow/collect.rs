@@ -3,6 +3,7 @@
 //! It is not the thread of netflow: walking all sockets takes time, in which the ring of a busy host
 //! would run full.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
 
 use super::aggregate::Aggregate;
-use super::decode::{self, Exchange, Read};
+use super::decode::{self, Exchange, Kind, Part, Read};
 use super::follow::{Follow, FollowCounts};
 use super::point;
 use crate::config::Config;
@@ -26,6 +27,9 @@ use crate::decode::DecodeError;
 
 /// Points in one batch to the host.
 const BATCH: usize = 512;
+
+/// Connections in doubt that are remembered: far more than are at any time.
+const MOST_DOUBTFUL: usize = 4096;
 
 /// What happened, for `/metrics`.
 #[derive(Debug, Default)]
@@ -91,6 +95,8 @@ pub(crate) struct Collector {
     outgoing: Ring,
     pieces: Ring,
     follow: Follow,
+    /// Connections on which the next request may be the rest of the one before.
+    doubtful: HashSet<u64>,
     /// `None` where idle connections cannot be walked; the verdicts say why.
     walk: Option<Iterator>,
     aggregate: Aggregate,
@@ -118,6 +124,7 @@ impl Collector {
             outgoing: loaded.ring("http_outgoing")?,
             pieces: loaded.ring("http_pieces")?,
             follow: Follow::default(),
+            doubtful: HashSet::new(),
             walk,
             aggregate: Aggregate::new(
                 config.include_loopback,
@@ -162,20 +169,33 @@ impl Collector {
     }
 
     fn drain(&mut self) {
-        let Self { incoming, outgoing, pieces, follow, aggregate, counts, .. } = self;
+        let Self { incoming, outgoing, pieces, follow, doubtful, aggregate, counts, .. } = self;
+        if doubtful.len() > MOST_DOUBTFUL {
+            doubtful.clear();
+        }
         let mut each = |record: &[u8]| match decode::exchange(record) {
-            Ok(Read::Exchange(exchange)) => add(aggregate, counts, &exchange),
-            Ok(Read::Crowded(exchange)) => {
+            Ok((cookie, _)) if !doubtful.is_empty() && doubtful.remove(&cookie) => {
+                one_more(&counts.not_understood);
+            }
+            Ok((_, Read::Exchange(exchange))) => add(aggregate, counts, &exchange),
+            Ok((_, Read::Crowded(exchange))) => {
                 add(aggregate, counts, &exchange);
                 one_more(&counts.not_understood);
             }
-            Ok(Read::WithoutPath) => {}
-            Ok(Read::NotUnderstood) => one_more(&counts.not_understood),
+            Ok((cookie, Read::Cut(exchange))) => {
+                add(aggregate, counts, &exchange);
+                doubtful.insert(cookie);
+            }
+            Ok((_, Read::WithoutPath)) => {}
+            Ok((_, Read::NotUnderstood)) => one_more(&counts.not_understood),
             Err(error) => undecodable(counts, &error),
         };
         incoming.drain(&mut each);
         outgoing.drain(&mut each);
         pieces.drain(|record| match decode::part(record) {
+            Ok(Part { kind: Kind::Earlier, cookie, .. }) if doubtful.remove(&cookie) => {
+                one_more(&counts.not_understood);
+            }
             Ok(part) => follow.observe(&part, &mut |exchange| add(aggregate, counts, exchange)),
             Err(error) => undecodable(counts, &error),
         });

@@ -1,6 +1,7 @@
 //! Records to [`Exchange`]s. Pure: no maps, no clock, no `/proc`.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use bpf::net::abi;
 use plugin_proto::http1::{self, BodyLength, RequestHead, Target, Version};
@@ -62,6 +63,8 @@ pub(super) struct Part<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Bytes,
+    /// Of a request that was taken for one before the connection was handed over.
+    Earlier,
     Closed,
 }
 
@@ -69,15 +72,18 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Read<'a> {
     Exchange(Exchange<'a>),
-    /// As an exchange; but what was sent is not what its head says, so that more requests were in it.
+    /// As an exchange; but more was sent than its head says, so that other requests were in it.
     Crowded(Exchange<'a>),
+    /// As an exchange; but less was sent than its head says, so that what was taken for the next
+    /// request of this connection is the rest of it.
+    Cut(Exchange<'a>),
     /// The request has no path: CONNECT, and OPTIONS for the server as a whole.
     WithoutPath,
     NotUnderstood,
 }
 
-/// An `http_exchange` and the beginning of its request.
-pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
+/// An `http_exchange` and the beginning of its request, with what its connection is known by.
+pub(super) fn exchange(bytes: &[u8]) -> Result<(u64, Read<'_>), DecodeError> {
     let abi::http_exchange {
         tuple,
         owner: abi::owner { pid, comm },
@@ -85,7 +91,7 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
         way,
         major,
         minor,
-        cookie: _,
+        cookie,
         latency_ns,
         request_bytes,
         response_bytes,
@@ -94,11 +100,13 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
     } = read("http_exchange", bytes)?;
     let head = rest::<abi::http_exchange>("head of http_exchange", bytes, captured)?;
     let ends = ends(&tuple, family, way, Owner { pid, comm });
-    let Ok(request) = http1::parse_request_head(head) else { return Ok(Read::NotUnderstood) };
+    let Ok(request) = http1::parse_request_head(head) else {
+        return Ok((cookie, Read::NotUnderstood));
+    };
     if matches!(request.target, Target::Authority | Target::Asterisk) {
-        return Ok(Read::WithoutPath);
+        return Ok((cookie, Read::WithoutPath));
     }
-    let crowded = expected_bytes(&request).is_some_and(|expected| expected < request_bytes);
+    let expected = expected_bytes(&request).unwrap_or(request_bytes);
     let exchange = Exchange {
         ends,
         method: Cow::Borrowed(request.method.as_str()),
@@ -111,7 +119,12 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
         request_bytes,
         response_bytes,
     };
-    Ok(if crowded { Read::Crowded(exchange) } else { Read::Exchange(exchange) })
+    let read = match expected.cmp(&request_bytes) {
+        Ordering::Less => Read::Crowded(exchange),
+        Ordering::Equal => Read::Exchange(exchange),
+        Ordering::Greater => Read::Cut(exchange),
+    };
+    Ok((cookie, read))
 }
 
 /// An `http_piece` and its bytes.
@@ -133,7 +146,11 @@ pub(super) fn part(bytes: &[u8]) -> Result<Part<'_>, DecodeError> {
     Ok(Part {
         ends: ends(&tuple, family, way, Owner { pid, comm }),
         cookie,
-        kind: if u32::from(kind) == abi::PIECE_CLOSED { Kind::Closed } else { Kind::Bytes },
+        kind: match u32::from(kind) {
+            abi::PIECE_CLOSED => Kind::Closed,
+            abi::PIECE_EARLIER => Kind::Earlier,
+            _ => Kind::Bytes,
+        },
         is_request: is_request != 0,
         time_ns,
         seq,
