@@ -326,10 +326,12 @@ fn connections_that_are_older_than_the_collector_are_followed_from_their_next_re
     let request = b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
     let ask = |stream: &mut TcpStream| {
         stream.write_all(request).expect("nginx reads");
-        let mut answer = [0; 150];
-        let mut read = 0;
-        while !answer[..read].ends_with(b"hello\n") {
-            read += stream.read(&mut answer[read..]).expect("nginx answers");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello\n") {
+            let mut more = [0; 512];
+            let read = stream.read(&mut more).expect("nginx answers");
+            assert!(read > 0, "nginx hung up after {answer:?}");
+            answer.extend_from_slice(&more[..read]);
         }
     };
     ask(&mut stream);
