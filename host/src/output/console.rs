@@ -7,7 +7,7 @@ use std::time::Instant;
 use plugin_api::Category;
 use rustix::termios::tcgetwinsize;
 
-use crate::output::table::{Row, RowKey, Table};
+use crate::output::table::{Row, RowKey, Table, is_conversation};
 use crate::output::{Sink, line_protocol};
 use crate::pipeline::wire::Batch;
 use crate::telemetry::log::say;
@@ -62,7 +62,10 @@ impl Sink for Console {
     fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let mut text = String::new();
         for point in &batch.points {
-            if batch.category != Category::Network {
+            let is_row = batch.category == Category::Network && is_conversation(point);
+            if !is_row && batch.category == Category::Network && self.is_terminal {
+                // The table has no room for it.
+            } else if !is_row {
                 let mut line = String::new();
                 line_protocol::write(&mut line, point);
                 text.extend(line.chars().map(printable));
