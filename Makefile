@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 EXTERNALS := $(CURDIR)/dist/externals
-PLUGINS := ebpf-net
+PLUGINS := ebpf-net ebpf-bash ebpf-conntrack
 # Tests run as root, and root takes plugins from root only.
 ROOT_EXTERNALS := $(TARGET)/externals
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)

@@ -9,7 +9,7 @@ use std::process::Command;
 use bindgen::callbacks::{DeriveInfo, ParseCallbacks};
 
 /// Plugins with BPF programs; the names of their files follow from it.
-const PLUGINS: &[&str] = &["net"];
+const PLUGINS: &[&str] = &["net", "bash", "conntrack"];
 
 fn main() {
     for folder in ["abi", "lib", "progs", "vmlinux"] {
@@ -30,11 +30,21 @@ fn compile(source: &str, object: &Path) {
     run(Command::new(clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11"])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
+        .arg(format!("-D__TARGET_ARCH_{}", registers()))
         .args(["-I.", "-Ivmlinux", "-c", source, "-o"])
         .arg(object));
     // Drops the debug sections and keeps BTF, which the loader needs.
     let strip = env::var("LLVM_STRIP").unwrap_or_else(|_| "llvm-strip".into());
     run(Command::new(strip).arg("-g").arg(object));
+}
+
+/// Whose registers uprobes see, in libbpf's words.
+fn registers() -> &'static str {
+    match env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
+        Ok("x86_64") => "x86",
+        Ok("aarch64") => "arm64",
+        other => panic!("no BPF programs for {other:?}: x86_64 and aarch64 are known"),
+    }
 }
 
 fn bind(header: &str, rust: &Path) {

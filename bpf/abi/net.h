@@ -43,7 +43,13 @@ enum counter {
 	COUNTER_LISTENERS_REFUSED = 4,
 	/* Packets of DNS ports that found no room in their ring. */
 	COUNTER_DNS_PACKETS_LOST = 5,
-	COUNTER_COUNT = 6,
+	/* HTTP exchanges, or pieces of streams, that found their ring full. */
+	COUNTER_HTTP_LOST = 6,
+	/* Requests and responses that could not be told or paired. */
+	COUNTER_HTTP_NOT_UNDERSTOOD = 7,
+	/* Connections that speak HTTP for which the kernel had no memory. */
+	COUNTER_HTTP_CONNS_REFUSED = 8,
+	COUNTER_COUNT = 9,
 };
 
 enum ring_size {
@@ -122,5 +128,6 @@ _Static_assert(sizeof(struct udp_delta) == 80, "udp_delta is wire format");
 
 /* Here and not above: it is made of what is declared above. */
 #include "abi/dns.h"
+#include "abi/http.h"
 
 #endif

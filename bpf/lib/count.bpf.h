@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * Nothing is lost silently: what a program cannot record, it counts here.
+ * Nothing is lost silently: what a program cannot record, it counts here. The
+ * object's own abi header, with its `enum counter`, is to be included before.
  */
 #ifndef LIB_COUNT_BPF_H
 #define LIB_COUNT_BPF_H
 
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
-
-#include "abi/net.h"
 
 /* One cell per `enum counter` and CPU; user space sums the CPUs. */
 struct {

@@ -34,3 +34,46 @@ pub mod net {
         include!(concat!(env!("OUT_DIR"), "/net.rs"));
     }
 }
+
+/// `ebpf-conntrack`: connections whose destination is translated.
+pub mod conntrack {
+    /// The programs and maps of `progs/conntrack/conntrack.bpf.c`.
+    pub static OBJECT: &[u8] = object!("conntrack");
+
+    /// The name under which the table is offered to other plugins.
+    pub const MAP: &str = "nat";
+
+    /// The records of `abi/conntrack.h`; their meaning is documented there.
+    pub mod abi {
+        #![allow(
+            missing_docs,
+            non_camel_case_types,
+            non_upper_case_globals,
+            unreachable_pub,
+            clippy::allow_attributes_without_reason,
+            clippy::pedantic,
+            reason = "generated from C, in C's names"
+        )]
+        include!(concat!(env!("OUT_DIR"), "/conntrack.rs"));
+    }
+}
+
+/// `ebpf-bash`: lines that are typed into it.
+pub mod bash {
+    /// The programs and maps of `progs/bash/bash.bpf.c`.
+    pub static OBJECT: &[u8] = object!("bash");
+
+    /// The records of `abi/bash.h`; their meaning is documented there.
+    pub mod abi {
+        #![allow(
+            missing_docs,
+            non_camel_case_types,
+            non_upper_case_globals,
+            unreachable_pub,
+            clippy::allow_attributes_without_reason,
+            clippy::pedantic,
+            reason = "generated from C, in C's names"
+        )]
+        include!(concat!(env!("OUT_DIR"), "/bash.rs"));
+    }
+}

@@ -3,8 +3,9 @@
  * The few kernel types that our programs read. Only names matter: the loader
  * finds the real offsets in the BTF of the running kernel (CO-RE).
  */
-#ifndef VMLINUX_H
-#define VMLINUX_H
+/* libbpf's headers look for this name to know how registers are called. */
+#ifndef __VMLINUX_H__
+#define __VMLINUX_H__
 
 #include "abi/types.h"
 
@@ -53,8 +54,13 @@ struct sock_common {
 
 struct socket;
 
+typedef struct {
+	int owned;
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	__u16 sk_protocol;
 	__u16 sk_type;
 	__u8 sk_userlocks;
@@ -69,6 +75,7 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u32 srtt_us;
 	__u32 mdev_us;
+	__u32 rcv_nxt;
 	bool is_mptcp;
 };
 
@@ -76,8 +83,29 @@ struct socket {
 	struct sock *sk;
 };
 
+struct qstr {
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
 struct file {
 	void *private_data;
+	struct path f_path;
+};
+
+struct mm_struct {
+	struct file *exe_file;
+};
+
+struct linux_binprm {
+	struct file *file;
 };
 
 struct nsproxy {
@@ -90,6 +118,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	char comm[16];
 	struct nsproxy *nsproxy;
+	struct mm_struct *mm;
 };
 
 struct seq_file {
@@ -136,6 +165,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
 enum {
@@ -144,10 +174,28 @@ enum {
 	BPF_F_NO_PREALLOC = 1,
 	BPF_F_CLONE = 512,
 	BPF_SK_STORAGE_GET_F_CREATE = 1,
+	BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
 	BPF_RB_AVAIL_DATA = 0,
 };
+
+/* Registers of user space, as uprobes see them. */
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx;
+	unsigned long r11, r10, r9, r8, ax, cx, dx, si, di;
+	unsigned long orig_ax, ip, cs, flags, sp, ss;
+};
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs;
+struct user_pt_regs {
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
+	__u64 pstate;
+};
+#endif
 
 struct bpf_sock {
 	__u32 bound_dev_if;

@@ -18,6 +18,7 @@ use rustix::thread::{
 use serde::Serialize;
 
 use crate::config::{Config, Output};
+use crate::plugin::loader;
 use crate::telemetry::log::say_error;
 
 /// A capability and what it is for.
@@ -149,10 +150,33 @@ fn keep_list(config: &Config) -> CapabilitySet {
     if written_to(config).any(|path| !is_ours(path)) {
         keep |= CapabilitySet::DAC_OVERRIDE;
     }
+    for (_, wanted) in wanted_by_plugins(config) {
+        keep |= wanted;
+    }
     if port_of(config.status_listen.as_deref()).is_some_and(|port| port < FIRST_FREE_PORT) {
         keep |= CapabilitySet::NET_BIND_SERVICE;
     }
     keep
+}
+
+/// What the enabled plugins need beyond [`NEEDS`], by the plugin's name.
+pub(crate) fn wanted_by_plugins(config: &Config) -> Vec<(String, CapabilitySet)> {
+    // Whoever starts a plugin says what is wrong with its file.
+    let wanted = |name: String| {
+        let found = loader::find(&config.plugin_dir, &name, config.trust_any_plugin).ok()?;
+        Some((name, set_of(&found.manifest.capabilities)))
+    };
+    loader::enabled(config).unwrap_or_default().into_iter().filter_map(wanted).collect()
+}
+
+/// Names that the kernel does not know are left out.
+pub(crate) fn set_of(names: &[String]) -> CapabilitySet {
+    names.iter().filter_map(|name| CapabilitySet::from_name(name)).collect()
+}
+
+/// Which of these this process does not have.
+pub(crate) fn lacking(wanted: CapabilitySet) -> CapabilitySet {
+    capabilities(None).map_or(CapabilitySet::empty(), |held| wanted - held.effective)
 }
 
 fn port_of(address: Option<&str>) -> Option<u16> {

@@ -50,7 +50,7 @@
 //! | version | what came with it |
 //! | --- | --- |
 //! | 1 | points, log lines, probes, metrics |
-//! | 2 | [`Host::expect`], [`Host::offer_map`], [`Host::map`] |
+//! | 2 | [`Host::expect`], [`Host::offer_map`], [`Host::map`], [`Plugin::CAPABILITIES`] |
 
 mod error;
 mod export;

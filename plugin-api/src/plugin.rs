@@ -14,6 +14,12 @@ pub trait Plugin: Sized + Send + 'static {
     /// The plugin's own version, usually `env!("CARGO_PKG_VERSION")`.
     const VERSION: &'static str;
 
+    /// The capabilities that it needs beyond those that the host keeps for every plugin
+    /// (`CAP_BPF`, `CAP_PERFMON`, `CAP_NET_ADMIN`, `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH`), as
+    /// `SYS_ADMIN NET_BROADCAST`: without `CAP_`, separated by blanks. The host keeps them if the
+    /// plugin is enabled when it starts.
+    const CAPABILITIES: &'static str = "";
+
     /// Reads `settings`, TOML text with two tables: `[collector]`, what the operator set for all
     /// plugins, and `[settings]`, this plugin's own `[plugins.<name>]` from the configuration.
     /// Attaches nothing yet.

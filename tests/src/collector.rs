@@ -39,6 +39,7 @@ pub struct Setup {
     stdout: Stdio,
     program: PathBuf,
     user: Option<u32>,
+    without: Option<&'static str>,
 }
 
 impl Setup {
@@ -114,11 +115,31 @@ impl Setup {
         self.folder_of(user)
     }
 
+    /// Without one of root's capabilities, such as `net_admin`.
+    #[must_use]
+    pub fn without_capability(mut self, capability: &'static str) -> Self {
+        self.without = Some(capability);
+        self
+    }
+
+    /// The plugins as a configuration file names them, which [`Collector::reload`] can change.
+    #[must_use]
+    pub fn enabled_by_file(self, toml: &str) -> Self {
+        self.enabled("").config(toml)
+    }
+
     /// Starts it, and waits for nothing.
     #[track_caller]
     pub fn spawn(self) -> Collector {
         let file = |name: &str| self.folder.path().join(name);
-        let mut command = Command::new(&self.program);
+        let mut command = match self.without {
+            None => Command::new(&self.program),
+            Some(capability) => {
+                let mut command = Command::new("/usr/bin/setpriv");
+                command.arg(format!("--bounding-set=-{capability}")).arg(&self.program);
+                command
+            }
+        };
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
@@ -213,6 +234,7 @@ impl Collector {
             stdout: Stdio::null(),
             program: plugins::externals().join("datakit-ebpf"),
             user: None,
+            without: None,
         }
     }
 
@@ -264,6 +286,23 @@ impl Collector {
     /// `/metrics`, or why there is none.
     pub fn try_metrics(&self) -> Result<String, String> {
         self.get("/metrics")
+    }
+
+    /// A whole number of a plugin from `/metrics`, by its name there without the prefix.
+    #[track_caller]
+    pub fn metric(&self, plugin: &str, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let start = format!("datakit_ebpf_plugin_{name}{{plugin=\"{plugin}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        let value = value.unwrap_or_else(|| panic!("no `{start}` in {metrics}"));
+        value.parse().unwrap_or_else(|error| panic!("{start}{value}: {error}"))
+    }
+
+    /// Sends it a signal.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).expect("the collector is still there");
     }
 
     /// The entry of a plugin in `/status`.

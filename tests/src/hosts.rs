@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{panic, thread};
 
 use nix::sched::{CloneFlags, setns};
@@ -58,12 +58,17 @@ pub struct Hosts {
 static MAKING: Mutex<()> = Mutex::new(());
 static MADE: AtomicU8 = AtomicU8::new(0);
 
+/// A subnet of the caller's own, and the right to make namespaces, as long as the guard is held.
+pub(crate) fn next_subnet() -> (u8, MutexGuard<'static, ()>) {
+    let one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    (MADE.fetch_add(1, Ordering::Relaxed) % 250 + 1, one_at_a_time)
+}
+
 impl Hosts {
     /// Makes both hosts and the cable between them.
     #[expect(clippy::new_without_default, reason = "making namespaces is not a default")]
     pub fn new() -> Self {
-        let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let subnet = MADE.fetch_add(1, Ordering::Relaxed) % 250 + 1;
+        let (subnet, _one_at_a_time) = next_subnet();
         let client = Netns::new(subnet, 1);
         let server = Netns::new(subnet, 2);
         let mut link = Command::new("ip");
@@ -114,7 +119,7 @@ impl Socket {
 }
 
 impl Netns {
-    fn new(subnet: u8, host: u8) -> Self {
+    pub(crate) fn new(subnet: u8, host: u8) -> Self {
         let name = format!("st-{}-{subnet}-{host}", std::process::id());
         run(Command::new("ip").args(["netns", "add", &name]));
         let inode = fs::metadata(path(&name)).expect("a new namespace has a file").ino();
@@ -156,6 +161,11 @@ impl Netns {
         let path = format!("/proc/sys/net/{name}");
         let set = self.enter(|| fs::write(&path, value));
         set.unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+
+    /// Its name below `/run/netns`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The inode: the value of the tag `netns`.

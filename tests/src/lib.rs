@@ -16,6 +16,8 @@ pub mod plugins;
 pub mod ports;
 pub mod process;
 pub mod receiver;
+pub mod routed;
+pub mod shell;
 pub mod tcp;
 pub mod udp;
 pub mod wait;

@@ -20,7 +20,8 @@ fn setup(receiver: &Receiver, plugins: &PluginFolder, fault: &str, args: &[&str]
     Collector::setup(receiver)
         .enabled("faulty")
         .plugin_folder(plugins.path())
-        .args(["--supervise", "on"])
+        // What is flooded would hardly take any bandwidth otherwise.
+        .args(["--supervise", "on", "--gzip=false"])
         .args(args)
         .config(&format!("[plugins.faulty]\nfault = \"{fault}\"\n"))
 }
@@ -139,7 +140,7 @@ fn a_step_is_taken_back_when_memory_was_given_back() {
 #[test]
 fn uploads_that_would_take_too_much_bandwidth_are_held_back_and_the_collector_stays() {
     let (receiver, plugins) = (Receiver::start(), PluginFolder::new());
-    let collector = collector(&receiver, &plugins, "flood", &["--res-bandwidth", "1MiB/s"]);
+    let collector = collector(&receiver, &plugins, "flood", &["--res-bandwidth", "3MiB/s"]);
     let first = worker(&collector);
     wait_for_step(&collector, "bandwidth", "slower_uploads");
     wait::until("uploads keep to the limit", || {
@@ -147,7 +148,7 @@ fn uploads_that_would_take_too_much_bandwidth_are_held_back_and_the_collector_st
         let used = metric(&text, r#"datakit_ebpf_limit_used_ratio{resource="bandwidth"}"#);
         let sent = metric(&text, r#"datakit_ebpf_network_bytes_total{direction="sent"}"#);
         // More than the window's worth was sent, so the beginning is forgotten.
-        let is_held = used < 1.0 && sent > f64::from(14 << 20);
+        let is_held = used < 1.0 && sent > f64::from(36 << 20);
         if is_held { Ok(()) } else { Err(format!("{used} of the limit, {sent} bytes")) }
     });
     assert_eq!(worker(&collector), first);
@@ -209,4 +210,19 @@ fn limits_that_are_not_exceeded_do_nothing_under_load() {
         assert!(share > 0.0 && share < 0.5, "{resource} is measured: {share}");
     }
     assert_eq!(worker(&collector), first);
+}
+
+#[test]
+fn a_plugin_that_leaks_in_a_process_of_its_own_is_started_again_alone() {
+    let (receiver, plugins) = (Receiver::start(), PluginFolder::new());
+    let args = ["--res-mem", "150MiB", "--isolate", "faulty"];
+    let collector = collector(&receiver, &plugins, "eat-memory", &args);
+    let first = worker(&collector);
+    wait::until("the plugin is started again", || {
+        let entry = collector.plugin("faulty").expect("it is enabled");
+        if entry["restarts"].as_u64() >= Some(1) { Ok(()) } else { Err(entry.to_string()) }
+    });
+    assert_eq!(worker(&collector), first, "the collector runs on");
+    let errors = receiver.last_errors();
+    assert!(errors.iter().any(|error| error.to_string().contains("over the limit")), "{errors:?}");
 }

@@ -64,9 +64,12 @@ fn list(folder: &Path, trusts_any: bool) -> Result<()> {
 
 fn inspect(file: &Path, trusts_any: bool) -> Result<()> {
     let Candidate { manifest, .. } = Candidate::check(file, trusts_any)?;
-    let Manifest { name, version, api, profile } = manifest;
+    let Manifest { name, version, api, profile, capabilities } = manifest;
     say(format_args!("name       {name}\nversion    {version}"));
     say(format_args!("interface  {api}\nprofile    {profile}"));
+    if !capabilities.is_empty() {
+        say(format_args!("needs      {}", capabilities.join(" ")));
+    }
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use tracing::{debug, warn};
 
+use crate::capabilities;
+use crate::config::Config;
 use crate::plugin::elf;
 use crate::plugin::manifest::{self, Manifest};
 
@@ -49,7 +51,21 @@ pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<A
     if candidate.is_slow() {
         warn!(plugin = name, "plugin was built without optimisation; build it with --release");
     }
+    let lacking = capabilities::lacking(capabilities::set_of(&candidate.manifest.capabilities));
+    if !lacking.is_empty() {
+        let lacking = capabilities::names(lacking).join(", ");
+        let advice = "restart the collector with the plugin enabled, or use --keep-capabilities";
+        warn!(plugin = name, lacking, advice, "plugin has fewer capabilities than it needs");
+    }
     candidate.load()
+}
+
+/// The names of the plugins that are to run: if none is named, all that are installed.
+pub(crate) fn enabled(config: &Config) -> Result<Vec<String>> {
+    if config.enabled.is_empty() {
+        return installed(&config.plugin_dir);
+    }
+    Ok(config.enabled.clone())
 }
 
 /// Finds the library of plugin `name` in `folder`, and checks it without running it.

@@ -14,6 +14,8 @@ pub(crate) struct Manifest {
     pub(crate) api: u32,
     /// `debug` or `release`.
     pub(crate) profile: String,
+    /// What it needs beyond what every plugin has, as capabilities(7) names it without `CAP_`.
+    pub(crate) capabilities: Vec<String>,
 }
 
 /// Finds the manifest in a library.
@@ -49,6 +51,10 @@ fn parse(rest: &[u8]) -> Result<Manifest> {
         version: value("version")?,
         api: api.parse().with_context(|| format!("its manifest has a strange api: {api:?}"))?,
         profile: value("profile")?,
+        // Version 1 of the interface does not know of it.
+        capabilities: value("capabilities")
+            .map(|names| names.split_ascii_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
     })
 }
 
@@ -63,12 +69,14 @@ mod tests {
 
     #[test]
     fn a_manifest_is_found_among_code() {
-        let text = "api=1\nname=some-plugin\nversion=1.2.3\nprofile=release\ntarget=x86_64\n";
+        let text = "api=1\nname=some-plugin\nversion=1.2.3\nprofile=release\n\
+                    capabilities=SYS_ADMIN NET_BROADCAST\ntarget=x86_64\n";
         let expected = Manifest {
             name: "some-plugin".into(),
             version: "1.2.3".into(),
             api: 1,
             profile: "release".into(),
+            capabilities: vec!["SYS_ADMIN".into(), "NET_BROADCAST".into()],
         };
         assert_eq!(read(&file(text)).unwrap(), expected);
     }

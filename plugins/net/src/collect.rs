@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::decode::{self, DecodeError, Delta};
 use crate::dnsflow::{self, Dnsflow};
 use crate::domains::Domains;
+use crate::nat::Nat;
 use crate::netflow::aggregate::{Aggregate, Flush};
 use crate::netflow::point;
 
@@ -63,6 +64,7 @@ pub(crate) struct Collector {
     reports: Ring,
     /// `None` where UDP cannot be counted; the verdicts say why.
     udp: Option<Udp>,
+    nat: Nat,
     aggregate: Aggregate,
     dns_packets: Ring,
     dns: Dnsflow,
@@ -105,6 +107,7 @@ impl Collector {
             walk_tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,
             reports: loaded.ring("tcp_reports")?,
             udp,
+            nat: Nat::default(),
             aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
             dns_packets: loaded.ring("dns_packets")?,
             dns: Dnsflow::new(config, Arc::clone(&counts.dns)),
@@ -124,6 +127,7 @@ impl Collector {
         let mut due = Instant::now() + self.interval;
         let mut dns_due = Instant::now() + dns_interval;
         while waiter.wait(due.min(dns_due)).context("wait for records")? {
+            self.nat.refresh(&self.host);
             self.drain_closed();
             self.drain_dns();
             if Instant::now() >= due {
@@ -135,6 +139,7 @@ impl Collector {
                 dns_due = (dns_due + dns_interval).max(Instant::now());
             }
         }
+        self.nat.refresh_unless_held(&self.host);
         self.report();
         self.report_dns();
         Ok(())
@@ -172,8 +177,8 @@ impl Collector {
     }
 
     fn drain_closed(&mut self) {
-        let Self { closed, aggregate, counts, .. } = self;
-        closed.drain(|record| observe(aggregate, counts, decode::tcp(record)));
+        let Self { closed, nat, aggregate, counts, .. } = self;
+        closed.drain(|record| observe(nat, aggregate, counts, decode::tcp(record)));
     }
 
     fn drain_dns(&mut self) {
@@ -184,13 +189,13 @@ impl Collector {
 
     /// A ring that a walk has filled means that there is more to report.
     fn read_tcp(&mut self) -> io::Result<()> {
-        let Self { walk_tcp, reports, aggregate, counts, .. } = self;
+        let Self { walk_tcp, reports, nat, aggregate, counts, .. } = self;
         for _ in 0..MOST_WALKS {
             walk_tcp.run_silent()?;
             let mut read = 0;
             reports.drain(|record| {
                 read += 1;
-                observe(aggregate, counts, decode::tcp(record));
+                observe(nat, aggregate, counts, decode::tcp(record));
             });
             if read < REPORTS_IN_FULL_RING {
                 break;
@@ -201,17 +206,17 @@ impl Collector {
 
     /// A conversation that was idle for a whole interval is removed, to make room.
     fn read_udp(&mut self) -> io::Result<()> {
-        let Self { udp: Some(Udp { deltas, flows }), aggregate, counts, .. } = self else {
+        let Self { udp: Some(Udp { deltas, flows }), nat, aggregate, counts, .. } = self else {
             return Ok(());
         };
         let mut idle = Vec::new();
         deltas.run(size_of::<abi::udp_delta>(), |record| match decode::udp(record) {
             Ok((delta, key)) if delta.sent == 0 && delta.received == 0 => idle.push(key),
-            decoded => observe(aggregate, counts, decoded.map(|(delta, _)| delta)),
+            decoded => observe(nat, aggregate, counts, decoded.map(|(delta, _)| delta)),
         })?;
         for key in idle {
             if let Some(rest) = flows.take(&key)? {
-                observe(aggregate, counts, decode::udp_rest(&key, &rest));
+                observe(nat, aggregate, counts, decode::udp_rest(&key, &rest));
             }
         }
         Ok(())
@@ -253,9 +258,17 @@ impl Collector {
     }
 }
 
-fn observe(aggregate: &mut Aggregate, counts: &Counts, decoded: Result<Delta, DecodeError>) {
+fn observe(
+    nat: &Nat,
+    aggregate: &mut Aggregate,
+    counts: &Counts,
+    decoded: Result<Delta, DecodeError>,
+) {
     match decoded {
-        Ok(delta) => aggregate.observe(&delta),
+        Ok(mut delta) => {
+            delta.translated = nat.destination(&delta);
+            aggregate.observe(&delta);
+        }
         Err(error) => {
             counts.undecodable.fetch_add(1, Ordering::Relaxed);
             log::debug!(error:%; "undecodable record");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use plugin_proto::path;
 use plugin_support::settings;
 use serde::Deserialize;
 
@@ -11,11 +12,16 @@ use crate::dnsflow::aggregate::DnsPorts;
 /// Where DNS servers are, unless it is said.
 const DNS_PORT: u16 = 53;
 
+/// The name of HTTP among the application protocols.
+const HTTPFLOW: &str = "httpflow";
+
 /// `[plugins.ebpf-net]` as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     dns_ports: Option<Vec<u16>>,
+    /// Distinct paths of a service that are told apart; 0: all.
+    http_paths: Option<usize>,
 }
 
 /// Checked settings.
@@ -29,16 +35,25 @@ pub(crate) struct Config {
     pub(crate) ephemeral_port: u16,
     /// Ports of DNS servers; 0 is none.
     pub(crate) dns_ports: DnsPorts,
+    /// Report HTTP exchanges.
+    pub(crate) httpflow: bool,
+    /// How paths are merged.
+    pub(crate) http_paths: path::Limits,
 }
 
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let (collector, File { dns_ports }) = settings::parse(text)?;
+        let (collector, File { dns_ports, http_paths }) = settings::parse(text)?;
         Ok(Self {
             interval: collector.interval(),
             include_loopback: collector.include_loopback,
             ephemeral_port: collector.ephemeral_port,
             dns_ports: dns_ports_of(&dns_ports.unwrap_or_else(|| vec![DNS_PORT]))?,
+            httpflow: collector.l7net.iter().any(|name| name == HTTPFLOW),
+            http_paths: path::Limits {
+                budget: http_paths.unwrap_or(path::Limits::default().budget),
+                ..path::Limits::default()
+            },
         })
     }
 }

@@ -19,6 +19,9 @@ pub(crate) struct Delta {
     pub(crate) owner: Owner,
     /// Inode of the network namespace; 0 when unknown.
     pub(crate) netns: u32,
+    /// Where the other end really is, if its address is translated and that is known: no record
+    /// says so.
+    pub(crate) translated: Option<Endpoint>,
     /// Payload bytes sent, and received. Below zero to put an earlier report right.
     pub(crate) sent: i64,
     pub(crate) received: i64,
@@ -104,6 +107,7 @@ pub(crate) fn tcp(bytes: &[u8]) -> Result<Delta, DecodeError> {
         direction: direction(role)?,
         owner: Owner { pid, comm },
         netns: tuple.netns,
+        translated: None,
         sent,
         received,
         tcp: Some(Tcp {
@@ -141,13 +145,14 @@ fn udp_delta(
         direction: direction(role)?,
         owner: Owner { pid, comm },
         netns: tuple.netns,
+        translated: None,
         sent: sent as i64,
         received: received as i64,
         tcp: None,
     })
 }
 
-fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
+pub(crate) fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     read_prefix(record, bytes).map(|(value, _)| value)
 }
 

@@ -8,11 +8,13 @@
 //! | [`probe`] | what to attach, as data: logical hooks, their ways, their need |
 //! | [`loader`] | an object into the kernel, its probes attached |
 //! | [`ring`], [`iter`] | records out of the kernel |
+//! | [`uprobe`] | programs in files that processes run, attached as they come and go |
 //! | [`map`] | the few things done to a map by hand |
 //! | [`usage`] | what programs cost |
 //! | [`worker`] | the plugin's own thread |
 //! | [`settings`] | what the operator configured |
 //! | [`process`], [`clock`], [`log`] | names of processes, the time, the host's log |
+//! | [`memory`] | what a burst has left |
 
 mod cgroup;
 pub mod clock;
@@ -20,10 +22,12 @@ pub mod iter;
 pub mod loader;
 pub mod log;
 pub mod map;
+pub mod memory;
 pub mod probe;
 pub mod process;
 mod raw;
 pub mod ring;
 pub mod settings;
+pub mod uprobe;
 pub mod usage;
 pub mod worker;

@@ -2,11 +2,11 @@
 //! everything when it is dropped, and so does the end of the process, however it ends.
 
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::RingBuf;
-use aya::programs::Iter;
+use aya::programs::{Iter, SocketFilter, UProbe};
 use aya::{Btf, Ebpf, EbpfLoader};
 use plugin_api::{ProbeStatus, ProbeVerdict};
 use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
@@ -18,7 +18,7 @@ use crate::map::{Counters, Map, Number};
 use crate::probe::{Probe, Site};
 use crate::raw;
 use crate::ring::Ring;
-use crate::usage::Usage;
+use crate::usage::{Meter, Usage};
 
 /// The object that the plugin's build script has left in `OUT_DIR` under this name, for [`load`].
 /// The ELF parser needs it at a multiple of eight.
@@ -88,7 +88,8 @@ pub fn load(
         log::debug!(error:%; "memory lock limit stays");
     }
     let mut loader = EbpfLoader::new();
-    loader.btf(Some(&facts.btf));
+    // They are made all the same; programs need no wrapper for them, and `Map` has its own.
+    loader.btf(Some(&facts.btf)).allow_unsupported_maps();
     for Global { name, value } in globals {
         loader.override_global(name, *value, true);
     }
@@ -132,6 +133,21 @@ impl Loaded {
         usage
     }
 
+    /// The same for whoever does not have the object at hand.
+    pub fn meter(&self) -> Result<Meter> {
+        let loaded = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
+        let copies: std::io::Result<_> = loaded.map(aya::programs::ProgramFd::try_clone).collect();
+        Ok(Meter::new(copies.context("duplicate the descriptors of programs")?))
+    }
+
+    /// A program to attach at run time; its probe has the hook
+    /// [`crate::probe::Hook::Uprobe`].
+    pub(crate) fn uprobe(&mut self, program: &str) -> Result<&mut UProbe> {
+        let found = self.ebpf.program_mut(program);
+        let found = found.ok_or_else(|| anyhow!("the object has no program {program}"))?;
+        Ok(found.try_into()?)
+    }
+
     /// Opens a ring of records; once for each.
     pub fn ring(&mut self, name: &str) -> Result<Ring> {
         let map = self.ebpf.take_map(name).ok_or_else(|| no_map(name))?;
@@ -158,6 +174,13 @@ impl Loaded {
     {
         let map = self.ebpf.map(name).ok_or_else(|| no_map(name))?;
         Map::open(map).with_context(|| format!("open map {name}"))
+    }
+
+    /// Lets a program decide what a socket receives, from now on.
+    pub fn filter(&self, program: &str, socket: impl AsFd) -> Result<()> {
+        let found = self.ebpf.program(program).context("no such program")?;
+        let found: &SocketFilter = found.try_into()?;
+        found.attach(socket.as_fd()).with_context(|| format!("attach filter {program}"))
     }
 
     /// Opens an iterator program, over the elements of map `over` if it is one over a map.

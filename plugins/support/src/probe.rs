@@ -6,6 +6,7 @@ use std::fs::File;
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, Program,
+    SocketFilter, UProbe,
 };
 use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
@@ -50,8 +51,13 @@ pub enum Hook {
     SocketEgress,
     /// The creation (`sock_create`) or release (`sock_release`) of sockets, of all cgroups.
     Socket(&'static str),
+    /// A function of user space; loaded only, and attached by [`crate::uprobe`].
+    Uprobe(&'static str),
     /// An iterator; loaded only, and run by [`crate::iter`].
     Iterator(&'static str),
+    /// What one socket of the plugin's own lets through; loaded only, and attached by
+    /// [`crate::loader::Loaded::filter`].
+    SocketFilter,
 }
 
 impl Hook {
@@ -61,7 +67,9 @@ impl Hook {
             Self::SocketIngress => "cgroup_skb/ingress".into(),
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
+            Self::Uprobe(name) => format!("uprobe/{name}"),
             Self::Iterator(name) => format!("iter/{name}"),
+            Self::SocketFilter => "socket".into(),
         }
     }
 }
@@ -119,9 +127,17 @@ impl Way {
                 program.load().context("load")?;
                 program.attach(site.cgroup()?, CgroupAttachMode::Single).context("attach")?;
             }
+            Hook::Uprobe(_) => {
+                let program: &mut UProbe = program.try_into()?;
+                program.load().context("load")?;
+            }
             Hook::Iterator(name) => {
                 let program: &mut Iter = program.try_into()?;
                 program.load(name, site.btf).context("load")?;
+            }
+            Hook::SocketFilter => {
+                let program: &mut SocketFilter = program.try_into()?;
+                program.load().context("load")?;
             }
         }
         Ok(())

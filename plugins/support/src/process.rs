@@ -1,11 +1,23 @@
-//! Names of processes. The kernel's name of a process has at most 15 bytes; a longer one is
+//! Names of processes, and files as they see them. The kernel's name of a process has at most 15 bytes; a longer one is
 //! completed from the command line, if the process is still there and is still the same.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 /// Length of the kernel's name when it may have been cut.
 const CUT_AT: usize = 15;
+
+/// Opens the file that `path` leads to in the root of process `pid`, for reading. Links do not lead
+/// out of there, and what is no regular file is opened without a wait.
+pub fn open_in_root(pid: u32, path: &str) -> io::Result<File> {
+    let root = File::open(format!("/proc/{pid}/root"))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let stay = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root, path, flags, Mode::empty(), stay)?.into())
+}
 
 /// Looks names up in a `/proc`.
 #[derive(Debug)]

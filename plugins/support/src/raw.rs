@@ -8,10 +8,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 // Commands of bpf(2), from the kernel's include/uapi/linux/bpf.h.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_NOEXIST: u64 = 1;
 
 /// `bpf_attr.link_create` for iterators.
 #[repr(C)]
@@ -93,32 +98,115 @@ pub(crate) fn iter_start(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     unsafe { bpf(BPF_ITER_CREATE, &attributes).map(|fd| own(fd)) }
 }
 
-/// Removes an element and returns its last value; `None` if it is not there. `V` must be the
-/// map's value type, which the caller has checked against the map's value size.
+/// Removes an element and returns its last value; `None` if it is not there. As in all calls of
+/// this kind, `K` and `V` must be the map's own types, which `Map::open` has checked by size.
 pub(crate) fn map_take<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
 where
     K: IntoBytes + Immutable,
     V: FromBytes + IntoBytes,
 {
-    let mut value = V::new_zeroed();
-    let attributes = MapElement {
-        map: map.as_raw_fd() as u32,
-        padding: 0,
-        key: key.as_bytes().as_ptr() as u64,
-        value: value.as_mut_bytes().as_mut_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: the kernel reads the map's key size at `key` and writes its value size at `value`;
+    map_read(BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, Some(key))
+}
+
+/// The value of an element; `None` if it is not there.
+pub(crate) fn map_get<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
+where
+    K: IntoBytes + Immutable,
+    V: FromBytes + IntoBytes,
+{
+    map_read(BPF_MAP_LOOKUP_ELEM, map, Some(key))
+}
+
+/// The key after `key`, or the first one; `None` after the last one.
+pub(crate) fn map_next<K>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>>
+where
+    K: FromBytes + IntoBytes + Immutable,
+{
+    map_read(BPF_MAP_GET_NEXT_KEY, map, key)
+}
+
+/// Sets an element.
+pub(crate) fn map_put<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    let attributes = MapElement::of(map, Some(key), value.as_bytes().as_ptr() as u64);
+    // SAFETY: the kernel reads the map's key size at `key` and its value size at `value`;
     // `Map::open` refuses maps whose sizes are not those of `K` and `V`.
-    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attributes) } {
-        Ok(_) => Ok(Some(value)),
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attributes) }.map(drop)
+}
+
+/// Removes an element; whether it was there.
+pub(crate) fn map_remove<K: IntoBytes + Immutable>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<bool> {
+    let attributes = MapElement::of(map, Some(key), 0);
+    // SAFETY: the kernel reads the map's key size at `key`; `Map::open` refuses maps whose key
+    // size is not that of `K`.
+    match unsafe { bpf(BPF_MAP_DELETE_ELEM, &attributes) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Commands that read a key, if there is one, and write an `R`: a value, or for
+/// `BPF_MAP_GET_NEXT_KEY` a key.
+fn map_read<K, R>(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    key: Option<&K>,
+) -> io::Result<Option<R>>
+where
+    K: IntoBytes + Immutable,
+    R: FromBytes + IntoBytes,
+{
+    let mut result = R::new_zeroed();
+    let attributes = MapElement::of(map, key, result.as_mut_bytes().as_mut_ptr() as u64);
+    // SAFETY: the kernel reads the map's key size at `key` and writes its value size, or its key
+    // size, at `value`; `Map::open` refuses maps whose sizes are not those of `K` and `V`, and
+    // the callers above choose `R` by the command.
+    match unsafe { bpf(command, &attributes) } {
+        Ok(_) => Ok(Some(result)),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
+/// Adds an element; `false` if there is one of that key. `V` must be the map's value type, which
+/// the caller has checked against the map's value size.
+pub(crate) fn map_add<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<bool>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    let mut attributes = MapElement::of(map, Some(key), value.as_bytes().as_ptr() as u64);
+    attributes.flags = BPF_NOEXIST;
+    // SAFETY: the kernel reads the map's key size at `key` and its value size at `value`;
+    // `Map::open` refuses maps whose sizes are not those of `K` and `V`.
+    match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attributes) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl MapElement {
+    fn of<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: Option<&K>, value: u64) -> Self {
+        Self {
+            map: map.as_raw_fd() as u32,
+            padding: 0,
+            key: key.map_or(0, |key| key.as_bytes().as_ptr() as u64),
+            value,
+            flags: 0,
+        }
+    }
+}
+
 /// Gives memory that was freed back to the system: parsing kernel types takes tens of megabytes
-/// once, which would otherwise stay with the process.
+/// once, which would otherwise stay with the process, and so would that of a burst.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: has no precondition; glibc takes its own locks.

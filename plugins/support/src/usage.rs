@@ -1,8 +1,9 @@
 //! What programs cost, as the kernel counts it for every loaded program.
 
 use std::fs;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
+use aya::programs::ProgramFd;
 use plugin_api::Metric;
 
 /// The sum over some programs. Times and runs are 0 unless `kernel.bpf_stats_enabled` is 1.
@@ -14,6 +15,25 @@ pub struct Usage {
     pub runs: u64,
     /// How often one was skipped because it was running on that CPU already.
     pub recursion_misses: u64,
+}
+
+/// Reads it for the programs of one object.
+#[derive(Debug)]
+pub struct Meter {
+    programs: Vec<ProgramFd>,
+}
+
+impl Meter {
+    pub(crate) fn new(programs: Vec<ProgramFd>) -> Self {
+        Self { programs }
+    }
+
+    /// What they have cost so far.
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        self.programs.iter().for_each(|program| usage.add(program.as_fd()));
+        usage
+    }
 }
 
 impl Usage {

@@ -19,6 +19,10 @@ pub(crate) struct FlowKey {
     pub(crate) direction: Direction,
     pub(crate) owner: Owner,
     pub(crate) netns: u32,
+    /// Connections to one address that go to different places are different flows. This is no part
+    /// of a connection's identity: what it did before this was known is in the flow without it,
+    /// and is not counted again.
+    pub(crate) translated: Option<Endpoint>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,6 +126,7 @@ impl Aggregate {
             direction: delta.direction,
             owner: delta.owner,
             netns: delta.netns,
+            translated: delta.translated,
         }
     }
 }
@@ -144,7 +149,7 @@ pub(crate) fn ip_type(ip: IpAddr) -> &'static str {
 mod tests {
     use super::{Aggregate, Transport, ip_type};
     use crate::decode::tests::closed;
-    use crate::decode::{Delta, Direction, Rtt, tcp};
+    use crate::decode::{Delta, Direction, Endpoint, Rtt, tcp};
     use zerocopy::IntoBytes as _;
 
     fn delta() -> Delta {
@@ -208,6 +213,20 @@ mod tests {
         aggregate.observe(&other);
         assert_eq!(aggregate.flush().flows.len(), 2);
         assert!(aggregate.flush().flows.is_empty(), "a flush empties the table");
+    }
+
+    #[test]
+    fn a_translation_that_becomes_known_counts_nothing_again() {
+        let mut aggregate = Aggregate::new(false, 0);
+        let mut later = delta();
+        later.translated = Some(Endpoint { ip: "10.0.0.9".parse().unwrap(), port: Some(8080) });
+        later.tcp.as_mut().unwrap().opened = false;
+        aggregate.observe(&delta());
+        aggregate.observe(&later);
+        let flows = aggregate.flush().flows;
+        assert_eq!(flows.len(), 2);
+        assert_eq!(flows.values().map(|stats| stats.opened).sum::<u64>(), 1);
+        assert_eq!(flows.values().map(|stats| stats.sent).sum::<i64>(), 2 * 820);
     }
 
     #[test]

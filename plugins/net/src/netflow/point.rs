@@ -10,8 +10,8 @@ use crate::netflow::aggregate::{FlowKey, FlowStats, Transport, ip_type};
 pub(crate) const FEED: &str = "ebpf-net/netflow";
 const MEASUREMENT: &str = "netflow";
 const MASKED: &str = "*";
-const NOT_TRANSLATED: &str = "N/A";
-const UNKNOWN: &str = "";
+pub(crate) const NOT_TRANSLATED: &str = "N/A";
+pub(crate) const UNKNOWN: &str = "";
 
 /// Adds the point of one flow. `source` is this host's end.
 pub(crate) fn netflow(
@@ -22,10 +22,11 @@ pub(crate) fn netflow(
     stats: &FlowStats,
     time_ns: i64,
 ) {
-    let FlowKey { source, destination, transport, direction, owner, netns } = key;
+    let FlowKey { source, destination, transport, direction, owner, netns, translated } = key;
     let mut point = points.point(MEASUREMENT, time_ns);
     let here = End::write(&mut point, source);
     let there = End::write(&mut point, destination);
+    let real = translated.as_ref().map(|real| End::write(&mut point, real));
     let domain = point.text(domains.name(*netns, destination.ip).unwrap_or(UNKNOWN));
     let (side, name, client, server, server_domain) = match direction {
         Direction::Outgoing => ("client", "outgoing", here, there, domain),
@@ -42,8 +43,8 @@ pub(crate) fn netflow(
         .tag("dst_port", there.port)
         .tag("dst_ip_type", there.ip_type)
         .tag("dst_domain", domain)
-        .tag("dst_nat_ip", NOT_TRANSLATED)
-        .tag("dst_nat_port", NOT_TRANSLATED)
+        .tag("dst_nat_ip", real.map_or(NOT_TRANSLATED.into(), |real| real.ip))
+        .tag("dst_nat_port", real.map_or(NOT_TRANSLATED.into(), |real| real.port))
         .tag_display("pid", owner.pid)
         .tag_display("process_name", processes.name(owner.pid, &owner.comm))
         .tag_display("netns", netns)
@@ -100,7 +101,7 @@ impl End {
 mod tests {
     use super::{FEED, netflow};
     use crate::decode::tests::closed;
-    use crate::decode::{Direction, tcp};
+    use crate::decode::{Delta, Direction, Endpoint, tcp};
     use crate::domains::Domains;
     use crate::netflow::aggregate::Aggregate;
     use plugin_api::{Category, Points, Value};
@@ -116,8 +117,12 @@ mod tests {
         if direction == Direction::Incoming {
             std::mem::swap(&mut delta.local, &mut delta.remote);
         }
+        point_with(&delta)
+    }
+
+    fn point_with(delta: &Delta) -> Shown {
         let mut aggregate = Aggregate::new(false, 0);
-        aggregate.observe(&delta);
+        aggregate.observe(delta);
         let mut points = Points::new(Category::Network, FEED);
         let domains = Domains::default();
         for (key, stats) in &aggregate.flush().flows {
@@ -173,6 +178,19 @@ mod tests {
             ("tcp_established", 1),
         ];
         assert_eq!(fields, expected.into());
+    }
+
+    #[test]
+    fn a_translated_flow_shows_both_where_it_seems_to_go_and_where_it_goes() {
+        let mut delta = tcp(closed().as_bytes()).unwrap();
+        delta.translated = Some(Endpoint { ip: "10.0.0.9".parse().unwrap(), port: Some(8080) });
+        let (tags, _) = point_with(&delta);
+        assert_eq!((tags["dst_ip"].as_str(), tags["dst_port"].as_str()), ("93.184.216.34", "443"));
+        assert_eq!(
+            (tags["dst_nat_ip"].as_str(), tags["dst_nat_port"].as_str()),
+            ("10.0.0.9", "8080")
+        );
+        assert_eq!(tags["server_ip"], "93.184.216.34");
     }
 
     #[test]

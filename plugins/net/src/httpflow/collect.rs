@@ -1,0 +1,222 @@
+//! httpflow's thread: exchanges out of the kernel as they end, points to the host once per interval.
+//!
+//! It is not the thread of netflow: walking all sockets takes time, in which the ring of a busy host
+//! would run full.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use plugin_api::{Category, Host, Metric, Points};
+use plugin_support::clock::unix_time_ns;
+use plugin_support::iter::Iterator;
+use plugin_support::loader::Loaded;
+use plugin_support::process::Processes;
+use plugin_support::ring::Ring;
+use plugin_support::worker::Waiter;
+
+use super::aggregate::Aggregate;
+use super::decode::{self, Exchange, Read};
+use super::follow::{Follow, FollowCounts};
+use super::point;
+use crate::config::Config;
+use crate::decode::DecodeError;
+
+/// Points in one batch to the host.
+const BATCH: usize = 512;
+
+/// What happened, for `/metrics`.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    exchanges: AtomicU64,
+    not_understood: AtomicU64,
+    undecodable: AtomicU64,
+    /// On connections that are followed here.
+    pieces_not_understood: AtomicU64,
+    connections_refused: AtomicU64,
+    summaries_refused: AtomicU64,
+    paths_merged: AtomicU64,
+}
+
+impl Counts {
+    /// `not_understood` and `lost`: what the kernel side has counted itself.
+    pub(crate) fn metrics(&self, not_understood: u64, lost: u64, refused: u64) -> Vec<Metric> {
+        let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        [
+            ("http_exchanges", "HTTP exchanges seen.", counted(&self.exchanges)),
+            (
+                "http_lost",
+                "HTTP exchanges, or packets of HTTP connections, that found their ring full.",
+                lost,
+            ),
+            (
+                "http_not_understood",
+                "HTTP requests and responses that could not be told or paired.",
+                not_understood
+                    + counted(&self.not_understood)
+                    + counted(&self.pieces_not_understood),
+            ),
+            (
+                "http_connections_refused",
+                "Connections with HTTP for which there was no room.",
+                refused + counted(&self.connections_refused),
+            ),
+            (
+                "http_summaries_refused",
+                "HTTP exchanges that found the table of an interval full.",
+                counted(&self.summaries_refused),
+            ),
+            (
+                "http_paths_merged",
+                "Paths that are reported under a common name.",
+                counted(&self.paths_merged),
+            ),
+            (
+                "http_records_undecodable",
+                "Kernel records of HTTP that made no sense.",
+                counted(&self.undecodable),
+            ),
+        ]
+        .map(|(name, help, value)| Metric::counter(name, help, value))
+        .into()
+    }
+}
+
+pub(crate) struct Collector {
+    host: Host,
+    interval: Duration,
+    incoming: Ring,
+    outgoing: Ring,
+    pieces: Ring,
+    follow: Follow,
+    /// `None` where idle connections cannot be walked; the verdicts say why.
+    walk: Option<Iterator>,
+    aggregate: Aggregate,
+    processes: Processes,
+    counts: Arc<Counts>,
+}
+
+impl Collector {
+    pub(crate) fn new(
+        loaded: &mut Loaded,
+        config: &Config,
+        host: Host,
+        counts: Arc<Counts>,
+    ) -> Result<Self> {
+        let walk = loaded
+            .iterator("walk_http", Some("http_conns"))
+            .inspect_err(
+                |error| log::warn!(error:% = format!("{error:#}"); "idle HTTP connections are not walked"),
+            )
+            .ok();
+        Ok(Self {
+            host,
+            interval: config.interval,
+            incoming: loaded.ring("http_incoming")?,
+            outgoing: loaded.ring("http_outgoing")?,
+            pieces: loaded.ring("http_pieces")?,
+            follow: Follow::default(),
+            walk,
+            aggregate: Aggregate::new(
+                config.include_loopback,
+                config.ephemeral_port,
+                config.http_paths,
+            ),
+            processes: Processes::default(),
+            counts,
+        })
+    }
+
+    /// Runs until it is told to stop, and reports a last time then.
+    pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
+        for ring in [&self.incoming, &self.outgoing, &self.pieces] {
+            waiter.watch(ring.as_fd()).context("watch a ring")?;
+        }
+        let mut due = Instant::now() + self.interval;
+        while waiter.wait(due).context("wait for records")? {
+            self.drain();
+            if Instant::now() >= due {
+                self.walk();
+                self.report();
+                due = (due + self.interval).max(Instant::now());
+            }
+        }
+        // What was quiet at the first walk is let go of by the second.
+        self.walk();
+        self.walk();
+        self.drain();
+        let Self { follow, aggregate, counts, .. } = &mut self;
+        follow.end(&mut |exchange| add(aggregate, counts, exchange));
+        self.report();
+        Ok(())
+    }
+
+    fn walk(&mut self) {
+        if let Some(walk) = &mut self.walk
+            && let Err(error) = walk.run_silent()
+        {
+            log::warn!(error:%; "could not walk idle HTTP connections, next interval tries again");
+        }
+    }
+
+    fn drain(&mut self) {
+        let Self { incoming, outgoing, pieces, follow, aggregate, counts, .. } = self;
+        let mut each = |record: &[u8]| match decode::exchange(record) {
+            Ok(Read::Exchange(exchange)) => add(aggregate, counts, &exchange),
+            Ok(Read::Crowded(exchange)) => {
+                add(aggregate, counts, &exchange);
+                one_more(&counts.not_understood);
+            }
+            Ok(Read::WithoutPath) => {}
+            Ok(Read::NotUnderstood) => one_more(&counts.not_understood),
+            Err(error) => undecodable(counts, &error),
+        };
+        incoming.drain(&mut each);
+        outgoing.drain(&mut each);
+        pieces.drain(|record| match decode::part(record) {
+            Ok(part) => follow.observe(&part, &mut |exchange| add(aggregate, counts, exchange)),
+            Err(error) => undecodable(counts, &error),
+        });
+    }
+
+    fn report(&mut self) {
+        self.drain();
+        let Self { follow, aggregate, counts, .. } = self;
+        follow.expire(&mut |exchange| add(aggregate, counts, exchange));
+        let FollowCounts { not_understood, refused } = follow.counts();
+        counts.pieces_not_understood.store(not_understood, Ordering::Relaxed);
+        counts.connections_refused.store(refused, Ordering::Relaxed);
+        let flush = self.aggregate.flush();
+        self.counts.summaries_refused.fetch_add(flush.refused, Ordering::Relaxed);
+        self.counts.paths_merged.store(self.aggregate.merged(), Ordering::Relaxed);
+        let time_ns = unix_time_ns();
+        let mut points = Points::new(Category::Network, point::FEED);
+        for summary in flush.each() {
+            point::httpflow(&mut points, &self.processes, summary, time_ns);
+            if points.len() == BATCH {
+                let full =
+                    std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
+                // What the host has no room for, the host counts.
+                self.host.send(full);
+            }
+        }
+        self.host.send(points);
+    }
+}
+
+fn add(aggregate: &mut Aggregate, counts: &Counts, exchange: &Exchange<'_>) {
+    one_more(&counts.exchanges);
+    aggregate.observe(exchange);
+}
+
+fn one_more(counter: &AtomicU64) {
+    // This thread is the only one that writes, and a locked instruction per exchange adds up.
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+fn undecodable(counts: &Counts, error: &DecodeError) {
+    one_more(&counts.undecodable);
+    log::debug!(error:%; "undecodable record");
+}

@@ -1,0 +1,172 @@
+//! Records to [`Exchange`]s. Pure: no maps, no clock, no `/proc`.
+
+use std::borrow::Cow;
+
+use bpf::net::abi;
+use plugin_proto::http1::{self, BodyLength, RequestHead, Target, Version};
+
+use crate::decode::{DecodeError, Direction, Endpoint, Owner, endpoints, read};
+
+/// The two ends of a connection and whose it is, as a record tells them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// The socket's own end.
+    pub(super) local: Endpoint,
+    /// The other end.
+    pub(super) remote: Endpoint,
+    /// Outgoing: this end asked.
+    pub(super) direction: Direction,
+    /// The process that holds the socket.
+    pub(super) owner: Owner,
+    /// Inode of the network namespace; 0 when unknown.
+    pub(super) netns: u32,
+}
+
+/// A request and its response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Exchange<'a> {
+    pub(super) ends: Ends,
+    pub(super) method: Cow<'static, str>,
+    /// Without query.
+    pub(super) path: Cow<'a, str>,
+    /// The path was longer than what was captured.
+    pub(super) truncated: bool,
+    pub(super) version: Version,
+    pub(super) status: u16,
+    /// What a gRPC server said beside the status.
+    pub(super) grpc_status: Option<u32>,
+    /// From the first byte of the request to the first of the response.
+    pub(super) latency_ns: u64,
+    /// Bytes of each on the connection.
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+}
+
+/// A part of a connection that is followed here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part<'a> {
+    pub(super) ends: Ends,
+    /// What the connection is known by.
+    pub(super) cookie: u64,
+    pub(super) kind: Kind,
+    /// Sent by the end that asks.
+    pub(super) is_request: bool,
+    pub(super) time_ns: u64,
+    /// The sequence number of its first byte.
+    pub(super) seq: u32,
+    /// How long it was; `bytes` is its beginning.
+    pub(super) len: u32,
+    pub(super) bytes: &'a [u8],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bytes,
+    Closed,
+}
+
+/// What a record turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Read<'a> {
+    Exchange(Exchange<'a>),
+    /// As an exchange; but what was sent is not what its head says, so that more requests were in it.
+    Crowded(Exchange<'a>),
+    /// The request has no path: CONNECT, and OPTIONS for the server as a whole.
+    WithoutPath,
+    NotUnderstood,
+}
+
+/// An `http_exchange` and the beginning of its request.
+pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
+    let abi::http_exchange {
+        tuple,
+        owner: abi::owner { pid, comm },
+        family,
+        way,
+        major,
+        minor,
+        cookie: _,
+        latency_ns,
+        request_bytes,
+        response_bytes,
+        status,
+        captured,
+    } = read("http_exchange", bytes)?;
+    let head = rest::<abi::http_exchange>("head of http_exchange", bytes, captured)?;
+    let ends = ends(&tuple, family, way, Owner { pid, comm });
+    let Ok(request) = http1::parse_request_head(head) else { return Ok(Read::NotUnderstood) };
+    if matches!(request.target, Target::Authority | Target::Asterisk) {
+        return Ok(Read::WithoutPath);
+    }
+    let crowded = expected_bytes(&request).is_some_and(|expected| expected < request_bytes);
+    let exchange = Exchange {
+        ends,
+        method: Cow::Borrowed(request.method.as_str()),
+        path: String::from_utf8_lossy(request.path),
+        truncated: request.truncated,
+        version: Version { major, minor },
+        status: status as u16,
+        grpc_status: None,
+        latency_ns,
+        request_bytes,
+        response_bytes,
+    };
+    Ok(if crowded { Read::Crowded(exchange) } else { Read::Exchange(exchange) })
+}
+
+/// An `http_piece` and its bytes.
+pub(super) fn part(bytes: &[u8]) -> Result<Part<'_>, DecodeError> {
+    let abi::http_piece {
+        tuple,
+        owner: abi::owner { pid, comm },
+        family,
+        way,
+        kind,
+        is_request,
+        cookie,
+        time_ns,
+        seq,
+        len,
+        captured,
+        padding: _,
+    } = read("http_piece", bytes)?;
+    Ok(Part {
+        ends: ends(&tuple, family, way, Owner { pid, comm }),
+        cookie,
+        kind: if u32::from(kind) == abi::PIECE_CLOSED { Kind::Closed } else { Kind::Bytes },
+        is_request: is_request != 0,
+        time_ns,
+        seq,
+        len,
+        bytes: rest::<abi::http_piece>("bytes of http_piece", bytes, captured)?,
+    })
+}
+
+/// What follows a record of type `T`.
+fn rest<'a, T>(
+    record: &'static str,
+    bytes: &'a [u8],
+    captured: u32,
+) -> Result<&'a [u8], DecodeError> {
+    let (need, rest) = (captured as usize, bytes.get(size_of::<T>()..).unwrap_or_default());
+    rest.get(..need).ok_or(DecodeError::Truncated { record, need, have: rest.len() })
+}
+
+fn ends(tuple: &abi::tuple, family: u8, way: u8, owner: Owner) -> Ends {
+    let (local, remote) = endpoints(tuple, family);
+    Ends { local, remote, direction: direction(way), owner, netns: tuple.netns }
+}
+
+/// How long the request is by its own account, if all of its head was captured.
+fn expected_bytes(request: &RequestHead<'_>) -> Option<u64> {
+    let body = match BodyLength::of_request(request) {
+        BodyLength::None => 0,
+        BodyLength::Length(length) => length,
+        _ => return None,
+    };
+    Some(body.saturating_add(request.len? as u64))
+}
+
+fn direction(way: u8) -> Direction {
+    if u32::from(way) == abi::HTTP_OUTGOING { Direction::Outgoing } else { Direction::Incoming }
+}

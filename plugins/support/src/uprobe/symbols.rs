@@ -1,0 +1,248 @@
+//! Where functions are in an ELF file, and where they return. Files belong to whoever may run a
+//! process: nothing in them is believed, and what is read of them is bounded.
+
+use std::fs::File;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use iced_x86::{Decoder, DecoderOptions, FlowControl};
+use object::elf::{
+    EM_AARCH64, EM_X86_64, FileHeader32, FileHeader64, PT_LOAD, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC,
+    STT_GNU_IFUNC,
+};
+use object::read::elf::{FileHeader, ProgramHeader as _, SectionHeader as _, Sym as _};
+use object::{Endianness, FileKind, ReadCache, ReadRef};
+
+use crate::uprobe::target::Target;
+
+/// More than the symbols of any program need.
+const LARGEST_READ: u64 = 64 * 1024 * 1024;
+/// More than any function that is worth a probe has.
+const LARGEST_FUNCTION: u64 = 64 * 1024;
+
+/// A function in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Symbol {
+    /// Where its code begins in the file.
+    pub offset: u64,
+    /// Bytes of its code; 0 when the file does not say.
+    pub size: u64,
+}
+
+/// The code in a file.
+pub struct Code<'a> {
+    target: &'a Target,
+    cache: ReadCache<File>,
+}
+
+/// Reads a file in pieces of a bounded size.
+#[derive(Clone, Copy)]
+struct Pieces<'a>(&'a ReadCache<File>);
+
+impl<'a> ReadRef<'a> for Pieces<'a> {
+    fn len(self) -> Result<u64, ()> {
+        self.0.len()
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        if size > LARGEST_READ { Err(()) } else { self.0.read_bytes_at(offset, size) }
+    }
+
+    fn read_bytes_at_until(self, range: std::ops::Range<u64>, end: u8) -> Result<&'a [u8], ()> {
+        self.0.read_bytes_at_until(range, end)
+    }
+}
+
+impl<'a> Code<'a> {
+    /// Opens the code of a target.
+    pub fn of(target: &'a Target) -> Result<Self> {
+        let file = target.file().try_clone().context("duplicate a descriptor")?;
+        Ok(Self { target, cache: ReadCache::new(file) })
+    }
+
+    /// Where the functions of these names are; `None` for those that the file does not define.
+    pub fn symbols(&self, names: &[&str]) -> Result<Vec<Option<Symbol>>> {
+        self.read_symbols(names).with_context(|| format!("read symbols of {}", self.target.name()))
+    }
+
+    fn read_symbols(&self, names: &[&str]) -> Result<Vec<Option<Symbol>>> {
+        let data = Pieces(&self.cache);
+        match FileKind::parse(data).context("it is no ELF file")? {
+            FileKind::Elf64 => find::<FileHeader64<Endianness>>(data, names),
+            FileKind::Elf32 => find::<FileHeader32<Endianness>>(data, names),
+            other => Err(anyhow!("it is no ELF file but {other:?}")),
+        }
+    }
+
+    /// Offsets of the instructions with which a function returns. An error if it may also leave
+    /// in another way, and on machines whose code this cannot read.
+    pub fn returns(&self, symbol: Symbol) -> Result<Vec<u64>> {
+        let data = Pieces(&self.cache);
+        ensure!(
+            (1..=LARGEST_FUNCTION).contains(&symbol.size),
+            "the function has {} bytes by its symbol",
+            symbol.size
+        );
+        let code = data
+            .read_bytes_at(symbol.offset, symbol.size)
+            .map_err(|()| anyhow!("the function ends behind the file"))?;
+        let header = FileHeader64::<Endianness>::parse(data).context("read the file's header")?;
+        let found = match header.e_machine.get(header.endian()?) {
+            EM_X86_64 => returns_of_x86_64(code)?,
+            EM_AARCH64 => returns_of_aarch64(code),
+            machine => return Err(anyhow!("code of machine {machine} is not understood")),
+        };
+        ensure!(!found.is_empty(), "the function never returns");
+        Ok(found.into_iter().map(|at| symbol.offset + at).collect())
+    }
+}
+
+fn find<Elf: FileHeader<Endian = Endianness>>(
+    data: Pieces<'_>,
+    names: &[&str],
+) -> Result<Vec<Option<Symbol>>> {
+    let header = Elf::parse(data)?;
+    let endian = header.endian()?;
+    let segments = header.program_headers(endian, data)?;
+    let sections = header.sections(endian, data)?;
+    let mut found = vec![None; names.len()];
+    for kind in [SHT_DYNSYM, SHT_SYMTAB] {
+        let Some((_, section)) =
+            sections.enumerate().find(|(_, section)| section.sh_type(endian) == kind)
+        else {
+            continue;
+        };
+        let symbols: &[Elf::Sym] = section.data_as_array(endian, data)?;
+        let strings = sections.section(section.link(endian))?.data(endian, data)?;
+        for symbol in symbols {
+            if !matches!(symbol.st_type(), STT_FUNC | STT_GNU_IFUNC) || symbol.is_undefined(endian)
+            {
+                continue;
+            }
+            let name = strings.get(symbol.st_name(endian) as usize..).unwrap_or_default();
+            let is_named = |wanted: &&str| {
+                name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+            };
+            let Some(index) = names.iter().position(is_named) else { continue };
+            let address: u64 = symbol.st_value(endian).into();
+            let segment = segments.iter().find(|segment| {
+                let start: u64 = segment.p_vaddr(endian).into();
+                let size: u64 = segment.p_filesz(endian).into();
+                segment.p_type(endian) == PT_LOAD
+                    && address.checked_sub(start).is_some_and(|within| within < size)
+            });
+            if let (Some(segment), None) = (segment, found[index]) {
+                let start: u64 = segment.p_vaddr(endian).into();
+                let offset: u64 = segment.p_offset(endian).into();
+                let offset =
+                    (address - start).checked_add(offset).context("an offset overflows")?;
+                found[index] = Some(Symbol { offset, size: symbol.st_size(endian).into() });
+            }
+        }
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn returns_of_x86_64(code: &[u8]) -> Result<Vec<u64>> {
+    let mut returns = Vec::new();
+    for instruction in Decoder::new(64, code, DecoderOptions::NONE) {
+        ensure!(!instruction.is_invalid(), "not all of the function's code is understood");
+        match instruction.flow_control() {
+            FlowControl::Return => returns.push(instruction.ip()),
+            // A jump to another function, which returns in this one's place.
+            FlowControl::UnconditionalBranch => {
+                let leaves = instruction.near_branch_target() >= code.len() as u64;
+                ensure!(!leaves, "the function may end with a jump to another one");
+            }
+            FlowControl::IndirectBranch => {
+                return Err(anyhow!("the function may end with a jump to anywhere"));
+            }
+            _ => {}
+        }
+    }
+    Ok(returns)
+}
+
+/// `ret`, and the same with a check of the address.
+fn returns_of_aarch64(code: &[u8]) -> Vec<u64> {
+    const RETURNS: [u32; 3] = [0xd65f_03c0, 0xd65f_0bff, 0xd65f_0fff];
+    let words = code.chunks_exact(4).map(|word| [word[0], word[1], word[2], word[3]]);
+    let returns = words.map(u32::from_le_bytes).zip((0..).step_by(4));
+    returns.filter(|(word, _)| RETURNS.contains(word)).map(|(_, at)| at).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Code, returns_of_aarch64, returns_of_x86_64};
+    use crate::uprobe::target::Target;
+    use std::fs;
+
+    fn target(name: &str, content: &[u8]) -> Target {
+        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        fs::write(&path, content).unwrap();
+        let target = Target::in_root(std::process::id(), path.to_str().unwrap()).unwrap();
+        fs::remove_file(path).unwrap();
+        target
+    }
+
+    /// The C library of this process: present wherever tests run.
+    fn libc() -> Target {
+        let is_libc = |path: &str| path.contains("/libc.so") || path.contains("/libc-");
+        Target::mapped(std::process::id(), is_libc).unwrap().expect("a C library is mapped")
+    }
+
+    #[test]
+    fn functions_are_found_and_others_are_not() {
+        let target = libc();
+        let code = Code::of(&target).unwrap();
+        let found = code.symbols(&["no_such_function", "getenv", "geten"]).unwrap();
+        assert_eq!((found[0], found[2]), (None, None));
+        let getenv = found[1].expect("every C library has it");
+        assert!(getenv.size > 0, "{getenv:?}");
+        for at in code.returns(getenv).unwrap() {
+            assert!((getenv.offset..getenv.offset + getenv.size).contains(&at), "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_elf_file_is_an_error_that_names_it() {
+        let target = target("no-elf", b"#!/bin/sh\n");
+        let error = Code::of(&target).unwrap().symbols(&["main"]).unwrap_err();
+        assert!(format!("{error:#}").contains("no-elf"), "{error:#}");
+    }
+
+    #[test]
+    fn no_truncation_of_a_real_file_is_more_than_an_error() {
+        let whole = fs::read("/bin/bash").unwrap();
+        for part in (0..64).map(|part| whole.len() * part / 64) {
+            let target = target("cut", &whole[..part]);
+            let code = Code::of(&target).unwrap();
+            if let Ok(found) = code.symbols(&["readline", "main"]) {
+                for symbol in found.into_iter().flatten() {
+                    code.returns(symbol).ok();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_returns_are_found_and_none_inside_of_other_instructions() {
+        // mov eax, 0xc3; ret; test edi, edi; je +1; ret 8 (imm16); ret
+        let code = [0xb8, 0xc3, 0, 0, 0, 0xc3, 0x85, 0xff, 0x74, 0x01, 0xc2, 0x08, 0x00, 0xc3];
+        assert_eq!(returns_of_x86_64(&code).unwrap(), [5, 10, 13]);
+        let code = [0xc0, 0x03, 0x5f, 0xd6, 0x1f, 0x20, 0x03, 0xd5, 0xff, 0x0b, 0x5f, 0xd6];
+        assert_eq!(returns_of_aarch64(&code), [0, 8]);
+    }
+
+    #[test]
+    fn a_function_that_ends_in_another_one_is_refused() {
+        // ret; jmp +0x100
+        assert!(returns_of_x86_64(&[0xc3, 0xe9, 0, 1, 0, 0]).is_err());
+        // ret; jmp rax
+        assert!(returns_of_x86_64(&[0xc3, 0xff, 0xe0]).is_err());
+        // ret; jmp -3, to itself
+        assert_eq!(returns_of_x86_64(&[0xc3, 0xeb, 0xfd]).unwrap(), [0]);
+    }
+}
