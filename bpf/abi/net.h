@@ -41,7 +41,13 @@ enum counter {
 	COUNTER_UDP_BYTES_REFUSED = 3,
 	/* Ports listened on at the start that found their table full. */
 	COUNTER_LISTENERS_REFUSED = 4,
-	COUNTER_COUNT = 5,
+	/* HTTP exchanges, or pieces of streams, that found their ring full. */
+	COUNTER_HTTP_LOST = 5,
+	/* Requests and responses that could not be told or paired. */
+	COUNTER_HTTP_NOT_UNDERSTOOD = 6,
+	/* Connections that speak HTTP for which the kernel had no memory. */
+	COUNTER_HTTP_CONNS_REFUSED = 7,
+	COUNTER_COUNT = 8,
 };
 
 enum ring_size {
@@ -117,5 +123,7 @@ struct udp_delta {
 	__u64 received;
 };
 _Static_assert(sizeof(struct udp_delta) == 80, "udp_delta is wire format");
+
+#include "abi/http.h"
 
 #endif

@@ -54,8 +54,13 @@ struct sock_common {
 
 struct socket;
 
+typedef struct {
+	int owned;
+} socket_lock_t;
+
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	__u16 sk_protocol;
 	__u16 sk_type;
 	__u8 sk_userlocks;
@@ -70,6 +75,7 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u32 srtt_us;
 	__u32 mdev_us;
+	__u32 rcv_nxt;
 	bool is_mptcp;
 };
 

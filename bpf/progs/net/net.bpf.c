@@ -5,21 +5,23 @@
  *   inet_sock_set_state -> a connection starts, is established, is closed
  *   sock_release        -> the process that held a socket lets go of it
  *   sock_create         -> the process that made a UDP socket
- *   ingress, egress     -> payload bytes of UDP packets
+ *   ingress, egress     -> payload bytes of UDP packets, HTTP in TCP packets
  *
  *   scan_listeners      <- at start: ports that are listened on
  *   scan_sockets        <- before each report: who holds which socket
  *   report_tcp          <- what each TCP connection did since the last report
  *   report_udp_flows    <- what each UDP conversation did since then
+ *   walk_http           <- HTTP exchanges that ended without anything after them
  *
- * Nothing runs for a TCP packet but one look at its protocol, and nothing at all
- * for a system call.
+ * Nothing runs for a system call. Without httpflow, nothing runs for a TCP packet but
+ * one look at its protocol.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
 #include "abi/net.h"
+#include "progs/net/http.bpf.h"
 #include "progs/net/listen.bpf.h"
 #include "progs/net/tcp.bpf.h"
 #include "progs/net/udp.bpf.h"
@@ -32,9 +34,10 @@ static __always_inline int handle_state(struct sock *sk, int oldstate, int newst
 		return 0;
 	if (newstate == TCP_ESTABLISHED || (oldstate == TCP_SYN_RECV && newstate == TCP_FIN_WAIT1))
 		handle_established(sk, oldstate, newstate);
-	else if (newstate == TCP_CLOSE)
+	else if (newstate == TCP_CLOSE) {
+		http_closed(sk);
 		handle_closed(sk);
-	else if (newstate == TCP_SYN_SENT)
+	} else if (newstate == TCP_SYN_SENT)
 		handle_start(sk, ROLE_CONNECTOR);
 	else if (newstate == TCP_LISTEN)
 		handle_start(sk, ROLE_LISTENER);
@@ -84,6 +87,8 @@ int ingress(struct __sk_buff *skb)
 {
 	if (may_be_udp(skb))
 		handle_udp(skb, INGRESS);
+	else
+		handle_http(skb, INGRESS);
 	return 1;
 }
 
@@ -92,6 +97,8 @@ int egress(struct __sk_buff *skb)
 {
 	if (may_be_udp(skb))
 		handle_udp(skb, EGRESS);
+	else
+		handle_http(skb, EGRESS);
 	return 1;
 }
 
@@ -148,5 +155,16 @@ int report_udp_flows(struct bpf_iter__bpf_map_elem *ctx)
 
 	if (key && flow)
 		report_udp(ctx->meta->seq, key, flow);
+	return 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int walk_http(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct http_conn *http = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	if (sk && http)
+		http_walk(sk, http);
 	return 0;
 }

@@ -18,6 +18,7 @@
 #include "lib/count.bpf.h"
 #include "lib/holder.bpf.h"
 #include "lib/sock.bpf.h"
+#include "progs/net/listen.bpf.h"
 
 /* skc_flags bit SOCK_DONE: the peer's FIN was received, and counted as one byte. */
 #define SOCK_DONE_BIT 1
@@ -50,7 +51,9 @@ struct tcp_conn {
 	struct holder holder;
 	__u8 family;
 	__u8 role;
-	__u8 padding[2];
+	/* What its bytes are, an `enum http_mode`, and how often they were looked at. */
+	__u8 http;
+	__u8 http_looks;
 	__u64 life;
 	/* How much of the totals was reported. */
 	__u64 sent;

@@ -3,13 +3,20 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use plugin_proto::path;
 use plugin_support::settings;
 use serde::Deserialize;
 
-/// `[plugins.ebpf-net]` as it is written; there is nothing to set yet.
+/// The name of HTTP among the application protocols.
+const HTTPFLOW: &str = "httpflow";
+
+/// `[plugins.ebpf-net]` as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {}
+struct File {
+    /// Distinct paths of a service that are told apart; 0: all.
+    http_paths: Option<usize>,
+}
 
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,15 +27,24 @@ pub(crate) struct Config {
     pub(crate) include_loopback: bool,
     /// Client ports from this one on are masked.
     pub(crate) ephemeral_port: u16,
+    /// Report HTTP exchanges.
+    pub(crate) httpflow: bool,
+    /// How paths are merged.
+    pub(crate) http_paths: path::Limits,
 }
 
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let (collector, File {}) = settings::parse(text)?;
+        let (collector, File { http_paths }) = settings::parse(text)?;
         Ok(Self {
             interval: collector.interval(),
             include_loopback: collector.include_loopback,
             ephemeral_port: collector.ephemeral_port,
+            httpflow: collector.l7net.iter().any(|name| name == HTTPFLOW),
+            http_paths: path::Limits {
+                budget: http_paths.unwrap_or(path::Limits::default().budget),
+                ..path::Limits::default()
+            },
         })
     }
 }

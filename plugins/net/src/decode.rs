@@ -150,7 +150,7 @@ fn udp_delta(
     })
 }
 
-fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
+pub(crate) fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
     T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| DecodeError::Truncated {
         record,
         need: size_of::<T>(),
@@ -168,7 +168,7 @@ fn direction(role: u8) -> Result<Direction, DecodeError> {
 }
 
 /// A v6 socket that talks to a v4 peer is shown as IPv4, which is what is on the wire.
-fn endpoints(tuple: &abi::tuple, family: u8) -> (Endpoint, Endpoint) {
+pub(crate) fn endpoints(tuple: &abi::tuple, family: u8) -> (Endpoint, Endpoint) {
     let local = Ipv6Addr::from(tuple.local_addr);
     let remote = Ipv6Addr::from(tuple.remote_addr);
     let (local, remote) = match (embedded_ipv4(local), embedded_ipv4(remote)) {

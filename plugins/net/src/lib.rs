@@ -5,12 +5,14 @@
 //!        --Flow--> netflow::point --Points--> host
 //! ```
 //!
+//! [`httpflow`] has a thread and a flow of its own.
 //! `plugin` starts and stops it, `config` reads its settings, `probes` says what is attached.
 #![forbid(unsafe_code)]
 
 mod collect;
 mod config;
 mod decode;
+mod httpflow;
 mod nat;
 mod netflow;
 mod plugin;

@@ -13,18 +13,21 @@ use plugin_support::worker::Worker;
 
 use crate::collect::{Collector, Counts};
 use crate::config::Config;
-use crate::probes::{PROBES, SOCKET_RELEASE};
+use crate::httpflow::collect as httpflow;
+use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE};
 
 /// `ebpf-net`.
 pub(crate) struct Net {
     config: Config,
     host: Host,
     counts: Arc<Counts>,
+    http_counts: Arc<httpflow::Counts>,
     running: Option<Running>,
 }
 
 struct Running {
     worker: Worker,
+    http_worker: Option<Worker>,
     kernel_counts: Counters,
     loaded: Loaded,
 }
@@ -36,7 +39,13 @@ impl Plugin for Net {
     fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
         log::install(host.clone());
         let config = Config::parse(settings)?;
-        Ok(Self { config, host, counts: Arc::default(), running: None })
+        Ok(Self {
+            config,
+            host,
+            counts: Arc::default(),
+            http_counts: Arc::default(),
+            running: None,
+        })
     }
 
     fn start(&mut self) -> Result<(), PluginError> {
@@ -47,6 +56,7 @@ impl Plugin for Net {
     fn stop(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.worker.stop();
+            drop(running.http_worker.take());
         }
     }
 
@@ -101,7 +111,12 @@ impl Plugin for Net {
             ),
         ]
         .map(|(name, help, value)| Metric::counter(name, help, value));
-        own.into_iter().chain(usage.metrics()).collect()
+        let http = self.http_counts.metrics(
+            in_kernel(abi::COUNTER_HTTP_NOT_UNDERSTOOD),
+            in_kernel(abi::COUNTER_HTTP_LOST),
+            in_kernel(abi::COUNTER_HTTP_CONNS_REFUSED),
+        );
+        own.into_iter().chain(http).chain(usage.metrics()).collect()
     }
 }
 
@@ -114,16 +129,31 @@ impl Net {
         let worker =
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;
-        Ok(Running { worker, kernel_counts, loaded })
+        let http_worker = self.follow_http(&mut loaded)?;
+        Ok(Running { worker, http_worker, kernel_counts, loaded })
+    }
+
+    /// `None` if it is not wanted, or if packets cannot be seen; the verdicts say why.
+    fn follow_http(&self, loaded: &mut Loaded) -> Result<Option<Worker>> {
+        if !self.config.httpflow || !PACKETS.iter().all(|probe| loaded.is_attached(probe)) {
+            return Ok(None);
+        }
+        let counts = Arc::clone(&self.http_counts);
+        let collector = httpflow::Collector::new(loaded, &self.config, self.host.clone(), counts)?;
+        Worker::spawn("httpflow", self.host.clone(), move |waiter| collector.run(waiter))
+            .context("start the thread of httpflow")
+            .map(Some)
     }
 
     /// A program must know whether another one is attached, which is only known afterwards.
     fn load(&self) -> Result<Loaded> {
         let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
+        let http_enabled = [u8::from(self.config.httpflow)];
         let load = |facts, release_is_seen: bool| {
             let globals = [
                 Global { name: "release_is_seen", value: &[u8::from(release_is_seen)] },
                 Global { name: "ephemeral_port", value: &ephemeral_port },
+                Global { name: "http_enabled", value: &http_enabled },
             ];
             loader::load(facts, OBJECT, &globals, PROBES)
         };

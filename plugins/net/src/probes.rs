@@ -2,7 +2,11 @@
 
 use plugin_support::probe::{Hook, Need, Probe, Way};
 
+const PACKETS_NEED: Need = Need::Optional("UDP flows and HTTP");
 const UDP: Need = Need::Optional("UDP flows");
+
+/// The probes that see packets.
+pub(crate) const PACKETS: [&str; 2] = ["packets received", "packets sent"];
 
 pub(crate) const SOCKET_RELEASE: &str = "socket release";
 
@@ -31,13 +35,13 @@ pub(crate) const PROBES: &[Probe] = &[
         ways: &[Way { program: "sock_create", hook: Hook::Socket("sock_create") }],
     },
     Probe {
-        name: "packets received",
-        need: UDP,
+        name: PACKETS[0],
+        need: PACKETS_NEED,
         ways: &[Way { program: "ingress", hook: Hook::SocketIngress }],
     },
     Probe {
-        name: "packets sent",
-        need: UDP,
+        name: PACKETS[1],
+        need: PACKETS_NEED,
         ways: &[Way { program: "egress", hook: Hook::SocketEgress }],
     },
     Probe {
@@ -60,6 +64,11 @@ pub(crate) const PROBES: &[Probe] = &[
         need: UDP,
         ways: &[Way { program: "report_udp_flows", hook: Hook::Iterator("bpf_map_elem") }],
     },
+    Probe {
+        name: "idle HTTP connections",
+        need: Need::Optional("HTTP exchanges on connections that stay idle after them"),
+        ways: &[Way { program: "walk_http", hook: Hook::Iterator("bpf_sk_storage_map") }],
+    },
 ];
 
 #[cfg(test)]
@@ -75,6 +84,7 @@ mod tests {
         let globals = [
             Global { name: "release_is_seen", value: &[1] },
             Global { name: "ephemeral_port", value: &32768_u16.to_ne_bytes() },
+            Global { name: "http_enabled", value: &[1] },
         ];
         let loaded = load(facts, OBJECT, &globals, PROBES).unwrap();
         for verdict in loaded.verdicts() {

@@ -20,6 +20,8 @@ pub struct Collector {
     pub ephemeral_port: u16,
     /// Whether the host says that it has no IPv6.
     pub ipv6_disabled: bool,
+    /// Application protocols to report.
+    pub l7net: Vec<String>,
 }
 
 impl Default for Collector {
@@ -29,6 +31,7 @@ impl Default for Collector {
             include_loopback: false,
             ephemeral_port: 0,
             ipv6_disabled: false,
+            l7net: Vec::new(),
         }
     }
 }

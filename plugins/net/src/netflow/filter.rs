@@ -5,12 +5,15 @@ use crate::decode::{Delta, Endpoint};
 /// Whether `delta` goes into a flow: it has two real ends, not on loopback unless asked for, and
 /// something happened.
 pub(crate) fn is_reported(delta: &Delta, include_loopback: bool) -> bool {
-    let ends = [delta.local, delta.remote];
     let happened = delta.sent != 0
         || delta.received != 0
         || delta.tcp.as_ref().is_some_and(|tcp| tcp.opened || tcp.closed);
-    happened
-        && ends.iter().all(|end| !end.ip.is_unspecified())
+    happened && has_reported_ends([delta.local, delta.remote], include_loopback)
+}
+
+/// Whether what happens between these ends is reported.
+pub(crate) fn has_reported_ends(ends: [Endpoint; 2], include_loopback: bool) -> bool {
+    ends.iter().all(|end| !end.ip.is_unspecified())
         && (include_loopback || !ends.iter().any(is_loopback))
 }
 

@@ -1,5 +1,5 @@
 //! netflow: bytes, round-trip times and connection counts per conversation.
 
 pub(crate) mod aggregate;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod point;

@@ -9,8 +9,8 @@ use crate::netflow::aggregate::{FlowKey, FlowStats, Transport, ip_type};
 pub(crate) const FEED: &str = "ebpf-net/netflow";
 const MEASUREMENT: &str = "netflow";
 const MASKED: &str = "*";
-const NOT_TRANSLATED: &str = "N/A";
-const UNKNOWN: &str = "";
+pub(crate) const NOT_TRANSLATED: &str = "N/A";
+pub(crate) const UNKNOWN: &str = "";
 
 /// Adds the point of one flow. `source` is this host's end.
 pub(crate) fn netflow(
@@ -78,14 +78,14 @@ pub(crate) fn netflow(
 
 /// One end of a flow as text in the batch, written once and used by several tags.
 #[derive(Clone, Copy)]
-struct End {
-    ip: Text,
-    port: Text,
-    ip_type: Text,
+pub(crate) struct End {
+    pub(crate) ip: Text,
+    pub(crate) port: Text,
+    pub(crate) ip_type: Text,
 }
 
 impl End {
-    fn write(point: &mut PointBuilder<'_>, end: &Endpoint) -> Self {
+    pub(crate) fn write(point: &mut PointBuilder<'_>, end: &Endpoint) -> Self {
         Self {
             ip: point.text(end.ip),
             port: end.port.map_or(MASKED.into(), |port| point.text(port)),

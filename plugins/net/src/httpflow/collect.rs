@@ -1,0 +1,183 @@
+//! httpflow's thread: exchanges out of the kernel as they end, points to the host once per interval.
+//!
+//! It is not the thread of netflow: walking all sockets takes time, in which the ring of a busy host
+//! would run full.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use plugin_api::{Category, Host, Metric, Points};
+use plugin_support::clock::unix_time_ns;
+use plugin_support::iter::Iterator;
+use plugin_support::loader::Loaded;
+use plugin_support::process::Processes;
+use plugin_support::ring::Ring;
+use plugin_support::worker::Waiter;
+
+use super::aggregate::Aggregate;
+use super::decode::{self, Read};
+use super::point;
+use crate::config::Config;
+
+/// Points in one batch to the host.
+const BATCH: usize = 512;
+
+/// What happened, for `/metrics`.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    exchanges: AtomicU64,
+    not_understood: AtomicU64,
+    undecodable: AtomicU64,
+    summaries_refused: AtomicU64,
+    paths_merged: AtomicU64,
+}
+
+impl Counts {
+    /// `not_understood` and `lost`: what the kernel side has counted itself.
+    pub(crate) fn metrics(&self, not_understood: u64, lost: u64, refused: u64) -> Vec<Metric> {
+        let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
+        [
+            ("http_exchanges", "HTTP exchanges seen.", counted(&self.exchanges)),
+            ("http_lost", "HTTP exchanges that found their ring full.", lost),
+            (
+                "http_not_understood",
+                "HTTP requests and responses that could not be told or paired.",
+                not_understood + counted(&self.not_understood),
+            ),
+            (
+                "http_connections_refused",
+                "Connections with HTTP for which there was no room.",
+                refused,
+            ),
+            (
+                "http_summaries_refused",
+                "HTTP exchanges that found the table of an interval full.",
+                counted(&self.summaries_refused),
+            ),
+            (
+                "http_paths_merged",
+                "Paths that are reported under a common name.",
+                counted(&self.paths_merged),
+            ),
+            (
+                "http_records_undecodable",
+                "Kernel records of HTTP that made no sense.",
+                counted(&self.undecodable),
+            ),
+        ]
+        .map(|(name, help, value)| Metric::counter(name, help, value))
+        .into()
+    }
+}
+
+pub(crate) struct Collector {
+    host: Host,
+    interval: Duration,
+    exchanges: Ring,
+    /// `None` where idle connections cannot be walked; the verdicts say why.
+    walk: Option<Iterator>,
+    aggregate: Aggregate,
+    processes: Processes,
+    counts: Arc<Counts>,
+}
+
+impl Collector {
+    pub(crate) fn new(
+        loaded: &mut Loaded,
+        config: &Config,
+        host: Host,
+        counts: Arc<Counts>,
+    ) -> Result<Self> {
+        let walk = loaded
+            .iterator("walk_http", Some("http_conns"))
+            .inspect_err(
+                |error| log::warn!(error:% = format!("{error:#}"); "idle HTTP connections are not walked"),
+            )
+            .ok();
+        Ok(Self {
+            host,
+            interval: config.interval,
+            exchanges: loaded.ring("http_exchanges")?,
+            walk,
+            aggregate: Aggregate::new(
+                config.include_loopback,
+                config.ephemeral_port,
+                config.http_paths,
+            ),
+            processes: Processes::default(),
+            counts,
+        })
+    }
+
+    /// Runs until it is told to stop, and reports a last time then.
+    pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
+        waiter.watch(self.exchanges.as_fd()).context("watch the ring")?;
+        let mut due = Instant::now() + self.interval;
+        while waiter.wait(due).context("wait for records")? {
+            self.drain();
+            if Instant::now() >= due {
+                self.walk();
+                self.report();
+                due = (due + self.interval).max(Instant::now());
+            }
+        }
+        // What was quiet at the first walk is let go of by the second.
+        self.walk();
+        self.walk();
+        self.report();
+        Ok(())
+    }
+
+    fn walk(&mut self) {
+        if let Some(walk) = &mut self.walk
+            && let Err(error) = walk.run_silent()
+        {
+            log::warn!(error:%; "could not walk idle HTTP connections, next interval tries again");
+        }
+    }
+
+    fn drain(&mut self) {
+        let Self { exchanges, aggregate, counts, .. } = self;
+        let mut seen = 0;
+        let mut not_understood = 0;
+        exchanges.drain(|record| {
+            seen += 1;
+            match decode::exchange(record) {
+                Ok(Read::Exchange(exchange)) => aggregate.observe(&exchange),
+                Ok(Read::Crowded(exchange)) => {
+                    aggregate.observe(&exchange);
+                    not_understood += 1;
+                }
+                Ok(Read::NotUnderstood) => not_understood += 1,
+                Err(error) => {
+                    counts.undecodable.fetch_add(1, Ordering::Relaxed);
+                    log::debug!(error:%; "undecodable record");
+                }
+            }
+        });
+        counts.exchanges.fetch_add(seen, Ordering::Relaxed);
+        counts.not_understood.fetch_add(not_understood, Ordering::Relaxed);
+    }
+
+    fn report(&mut self) {
+        self.drain();
+        let flush = self.aggregate.flush();
+        self.counts.summaries_refused.fetch_add(flush.refused, Ordering::Relaxed);
+        self.counts.paths_merged.store(self.aggregate.merged(), Ordering::Relaxed);
+        let time_ns = unix_time_ns();
+        let mut points = Points::new(Category::Network, point::FEED);
+        for summary in flush.each() {
+            point::httpflow(&mut points, &self.processes, summary, time_ns);
+            if points.len() == BATCH {
+                let full =
+                    std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
+                // What the host has no room for, the host counts.
+                self.host.send(full);
+            }
+        }
+        self.host.send(points);
+    }
+}
