@@ -47,7 +47,9 @@ enum counter {
 	COUNTER_HTTP_NOT_UNDERSTOOD = 6,
 	/* Connections that speak HTTP for which the kernel had no memory. */
 	COUNTER_HTTP_CONNS_REFUSED = 7,
-	COUNTER_COUNT = 8,
+	/* Pieces of TLS sessions that found their ring full, or could not be told. */
+	COUNTER_TLS_PIECES_LOST = 8,
+	COUNTER_COUNT = 9,
 };
 
 enum ring_size {
@@ -125,5 +127,6 @@ struct udp_delta {
 _Static_assert(sizeof(struct udp_delta) == 80, "udp_delta is wire format");
 
 #include "abi/http.h"
+#include "abi/tls.h"
 
 #endif

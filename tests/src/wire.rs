@@ -127,6 +127,14 @@ impl Point {
         }
     }
 
+    /// A field, if the point has it as text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.fields.get(key) {
+            Some(PbValue::S(value)) => Some(value),
+            _ => None,
+        }
+    }
+
     /// The shape of a line of the golden `.jsonl` files, without `order`.
     pub fn to_json(&self) -> serde_json::Value {
         let fields: serde_json::Map<_, _> =

@@ -12,3 +12,4 @@ mod aggregate;
 pub(crate) mod collect;
 mod decode;
 mod point;
+pub(crate) mod tls;

@@ -1,0 +1,15 @@
+//! httpflow-tls: the same for requests that go through a TLS library.
+//!
+//! ```text
+//! files --uprobes--> kernel --pieces--> collect --bytes--> decode --Piece--> follow
+//!       --Exchange--> the aggregate and the points of httpflow
+//! ```
+//!
+//! Here all bytes come out of the kernel, as far as they are captured, and requests are paired
+//! with responses by `http1` and by `plugin_proto::http2`.
+
+pub(crate) mod collect;
+mod decode;
+mod files;
+mod follow;
+mod http1;
