@@ -181,8 +181,9 @@ fn check(version: &str, shown: &str, method: &str) {
             assert!(point.int("server_sent") < Some((body + 3000) * count), "{point:?}");
         }
     }
-    for lost in ["tls_pieces_lost", "tls_without_socket", "tls_not_understood"] {
-        assert_eq!(collector.metric(NET, lost), 0, "{lost}");
+    for lost in ["pieces_lost", "without_socket", "not_understood", "streams_refused"] {
+        let lost = format!("tls_{lost}_total");
+        assert_eq!(collector.metric(NET, &lost), 0, "{lost}");
     }
     collector.stop();
 }
