@@ -19,9 +19,9 @@ endif
 
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
-TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light openssl procps python3 \
-	redis-server redis-tools socat bind9-dnsutils
-BENCH_PACKAGES := wrk bpftool
+TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light openssl procps \
+	python3 redis-server redis-tools socat bind9-dnsutils wrk
+BENCH_PACKAGES := bpftool
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)

@@ -6,9 +6,15 @@
 #define ABI_HTTP_H
 
 enum http_size {
-	/* Bytes of a request that are kept: its first line and some headers. */
-	HTTP_HEAD_BYTES = 256,
-	HTTP_EXCHANGES_BYTES = 16 * 1024 * 1024,
+	/* Bytes of a request that are kept: the whole head if it has a body, ... */
+	HTTP_HEAD_BYTES = 512,
+	/* ... or else its first line and some headers. */
+	HTTP_LINE_BYTES = 256,
+	/* Bytes of a packet that one piece holds, and pieces of a packet at most. */
+	HTTP_PIECE_BYTES = 4096,
+	HTTP_MOST_PIECES = 16,
+	HTTP_EXCHANGES_BYTES = 8 * 1024 * 1024,
+	HTTP_PIECES_BYTES = 16 * 1024 * 1024,
 };
 
 /* Who asked, as seen from the socket. */
@@ -40,5 +46,40 @@ struct http_exchange {
 	__u32 captured;
 };
 _Static_assert(sizeof(struct http_exchange) == 104, "http_exchange is wire format");
+
+/* What a piece is of. */
+enum http_piece_kind {
+	/* Bytes of a packet. */
+	PIECE_BYTES = 0,
+	/* Bytes of a request that was seen before user space was asked to follow. */
+	PIECE_EARLIER = 1,
+	/* The connection was closed; there are no bytes. */
+	PIECE_CLOSED = 2,
+};
+
+/*
+ * A part of a connection that the kernel side does not understand alone; `captured`
+ * bytes of it follow, which are those at its beginning.
+ */
+struct http_piece {
+	struct tuple tuple;
+	struct owner owner;
+	__u8 family;
+	/* An `enum http_way` of the connection: who asks. */
+	__u8 way;
+	/* An `enum http_piece_kind`. */
+	__u8 kind;
+	/* 1: sent by the end that asks. */
+	__u8 is_request;
+	/* The socket's cookie. */
+	__u64 cookie;
+	__u64 time_ns;
+	/* The sequence number of its first byte. */
+	__u32 seq;
+	__u32 len;
+	__u32 captured;
+	__u32 padding;
+};
+_Static_assert(sizeof(struct http_piece) == 96, "http_piece is wire format");
 
 #endif

@@ -20,6 +20,7 @@ pub mod shell;
 pub mod tcp;
 pub mod udp;
 pub mod wait;
+pub mod web;
 pub mod wire;
 
 use std::path::PathBuf;

@@ -8,6 +8,10 @@
  *   other bytes         -> counted
  *   close, idle walk    -> the last exchange has ended: into the ring
  *
+ * Where one packet does not tell enough (a request line that is split, a second
+ * request before the first is answered, HTTP/2), the connection is handed over to user
+ * space for good: every packet goes into another ring as a piece.
+ *
  * What is known of a connection lives in its socket. A connection that does not
  * speak HTTP costs one look-up per packet. Both programs may run at once for one
  * socket: the request side and the response side write different fields, and who
@@ -42,6 +46,8 @@ enum http_mode {
 	HTTP_UNDECIDED = 0,
 	HTTP_OTHER = 1,
 	HTTP_FOLLOWED = 2,
+	/* User space follows. */
+	HTTP_HANDED_OVER = 3,
 };
 
 enum http_state {
@@ -53,18 +59,28 @@ enum http_state {
 	HTTP_ANSWERED = 2,
 };
 
-/* One direction of a connection: where its next new byte is. */
-struct http_side {
-	__u32 next;
-	__u32 is_known;
-};
-
+/*
+ * The two directions usually run on two CPUs, so what both touch is in one cache line:
+ * the first 56 bytes, as the kernel puts 8 of its own before them.
+ */
 struct http_conn {
-	__u32 state;
-	/* The direction that requests have, an `enum direction`. */
-	__u32 asks;
-	struct http_side sides[2];
 	__u64 asked_at;
+	__u64 latency_ns;
+	__u64 request_bytes;
+	__u64 response_bytes;
+	/* Where the next new byte of each direction is, by `enum direction`. */
+	__u32 next[2];
+	__u32 state;
+	__u16 status;
+	__u8 major;
+	__u8 minor;
+	/* The direction that requests have, an `enum direction`. */
+	__u8 asks;
+	/* One bit per direction: `next` is known. */
+	__u8 known;
+	__u8 padding[2];
+	/* The sequence number of the request's first byte. */
+	__u32 asked_seq;
 	/* Bytes seen when the last walk came by. */
 	__u64 walked;
 	/* The record, and what follows it in the ring. */
@@ -82,17 +98,28 @@ struct {
 	__type(value, struct http_conn);
 } http_conns SEC(".maps");
 
-/* Exchanges that have ended. Full: counted, and the exchange is lost. */
+/*
+ * Exchanges that have ended, by who asked: the two ends of a conversation on this host
+ * run on two CPUs, which would get in each other's way. Full: counted, and lost.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, HTTP_EXCHANGES_BYTES);
-} http_exchanges SEC(".maps");
+} http_incoming SEC(".maps"), http_outgoing SEC(".maps");
+
+/* Packets of connections that user space follows. Full: counted, and lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HTTP_PIECES_BYTES);
+} http_pieces SEC(".maps");
 
 /* The payload of a packet: where it is in the packet and in its direction's stream. */
 struct segment {
 	__u32 seq;
 	__u32 offset;
 	__u32 len;
+	/* Bytes before it that were not seen. */
+	__u32 missed;
 };
 
 static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *segment)
@@ -113,15 +140,16 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 		return false;
 	segment->len = skb->len - segment->offset;
 	segment->seq = bpf_ntohl(*(const __u32 *)(tcp + 4));
+	segment->missed = 0;
 	/* The SYN has a number of its own. */
 	if (tcp[13] & 2)
 		segment->seq++;
 	return true;
 }
 
-static __always_inline __u64 wakeup_flags(void)
+static __always_inline __u64 wakeup_flags(void *ring)
 {
-	__u64 waiting = bpf_ringbuf_query(&http_exchanges, BPF_RB_AVAIL_DATA);
+	__u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
 
 	if (waiting < HTTP_WAKEUP_BYTES || waiting % HTTP_WAKEUP_BYTES >= HTTP_WAKEUP_SLACK)
 		return BPF_RB_NO_WAKEUP;
@@ -133,20 +161,44 @@ static __always_inline void http_emit(struct tcp_conn *conn, struct http_conn *h
 {
 	struct http_exchange *exchange = &http->exchange;
 	__u32 captured;
+	long failed;
 
 	if (__sync_lock_test_and_set(&http->state, HTTP_IDLE) != HTTP_ANSWERED)
 		return;
 	exchange->tuple = conn->tuple;
 	exchange->owner = conn->holder.owner;
 	exchange->family = conn->family;
+	exchange->major = http->major;
+	exchange->minor = http->minor;
+	exchange->latency_ns = http->latency_ns;
+	exchange->request_bytes = http->request_bytes;
+	exchange->response_bytes = http->response_bytes;
+	exchange->status = http->status;
 	captured = exchange->captured;
 	if (captured > HTTP_HEAD_BYTES)
 		return;
-	if (bpf_ringbuf_output(&http_exchanges, exchange, sizeof(*exchange) + captured,
-			       wakeup_flags()))
+	if (exchange->way == HTTP_INCOMING)
+		failed = bpf_ringbuf_output(&http_incoming, exchange, sizeof(*exchange) + captured,
+					    wakeup_flags(&http_incoming));
+	else
+		failed = bpf_ringbuf_output(&http_outgoing, exchange, sizeof(*exchange) + captured,
+					    wakeup_flags(&http_outgoing));
+	if (failed)
 		count(COUNTER_HTTP_LOST, 1);
 }
 
+/*
+ * When a packet is seen. TCP has stamped those that it sends with the same clock, which
+ * costs more to read than anything else here.
+ */
+static __always_inline __u64 time_of(struct __sk_buff *skb, enum direction way)
+{
+	__u64 time = way == EGRESS ? skb->tstamp : 0;
+
+	return time ? time : bpf_ktime_get_ns();
+}
+
+/* Eight bytes as a number, the first in the lowest place: all hosts are little-endian. */
 #define WORD(a, b, c, d, e, f, g, h)                                                               \
 	((__u64)(a) | (__u64)(b) << 8 | (__u64)(c) << 16 | (__u64)(d) << 24 | (__u64)(e) << 32 |   \
 	 (__u64)(f) << 40 | (__u64)(g) << 48 | (__u64)(h) << 56)
@@ -157,7 +209,10 @@ enum http_token {
 	TOKEN_NONE,
 	TOKEN_WITHOUT_BODY,
 	TOKEN_WITH_BODY,
-	TOKEN_CONNECT,
+	/* The preface of HTTP/2. */
+	TOKEN_PREFACE,
+	/* Too short to tell. */
+	TOKEN_SHORT,
 };
 
 static __always_inline bool starts_target(__u8 byte)
@@ -185,35 +240,230 @@ static __always_inline enum http_token token_of(__u64 word)
 	if (word == WORD('O', 'P', 'T', 'I', 'O', 'N', 'S', ' '))
 		return TOKEN_WITH_BODY;
 	if (word == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
-		return TOKEN_CONNECT;
+		return TOKEN_WITH_BODY;
+	if (word == WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T'))
+		return TOKEN_PREFACE;
 	return TOKEN_NONE;
 }
 
-static __always_inline __u64 first_word(struct __sk_buff *skb, const struct segment *segment)
+/* The first byte of one of the methods. */
+static __always_inline bool may_be_method(__u8 byte)
+{
+	return byte == 'G' || byte == 'P' || byte == 'H' || byte == 'D' || byte == 'O' ||
+	       byte == 'C' || byte == 'T';
+}
+
+static __always_inline enum http_token token_at(struct __sk_buff *skb,
+						const struct segment *segment)
 {
 	__u64 word = 0;
 
-	if (segment->len >= sizeof(word))
+	if (segment->len >= sizeof(word)) {
 		bpf_skb_load_bytes(skb, segment->offset, &word, sizeof(word));
-	return word;
+		return token_of(word);
+	}
+	if (bpf_skb_load_bytes(skb, segment->offset, &word, 1))
+		return TOKEN_NONE;
+	return may_be_method(word) ? TOKEN_SHORT : TOKEN_NONE;
 }
 
-/* A request begins; what was before it has ended. */
-static __always_inline void http_ask(struct __sk_buff *skb, struct http_conn *http,
-				     const struct segment *segment, enum direction way)
+#define ONES 0x0101010101010101ULL
+#define HIGHS 0x8080808080808080ULL
+
+/* Whether a header line that starts here is about a transfer coding. */
+static __always_inline bool is_transfer_coding(const struct http_conn *http, __u32 start)
 {
-	struct http_exchange *exchange = &http->exchange;
+	__u64 word;
+
+	if (start >= HTTP_HEAD_BYTES)
+		return false;
+	__builtin_memcpy(&word, &http->head[start], sizeof(word));
+	return (word | ONES * 0x20) == WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r');
+}
+
+/*
+ * Whether the request that starts in this packet can be followed here. Without a body as a
+ * rule: its first line ends in the packet, and nothing comes after the empty line that ends its
+ * head. With one: all of its head is here, so that user space can tell how long it is, and its
+ * body does not come in chunks.
+ */
+static __always_inline bool is_simple(struct http_conn *http, __u32 captured, __u32 len,
+				      enum http_token token)
+{
+	const __u64 *words = (const __u64 *)http->head;
+	__u64 before = 0, any = 0;
+	bool has_end = false;
+	__u8 last;
+
+	/* The last byte may end the head: it is left out, and so is what an earlier request left.
+	 */
+	last = http->head[captured - 1];
+	__builtin_memset(&http->head[captured - 1], 0, 8);
+	for (__u32 i = 0; i < HTTP_HEAD_BYTES / 8; i++) {
+		__u64 word, breaks, first;
+
+		if (i * 8 >= captured)
+			break;
+		/* The high bit of each byte that is a line feed. */
+		word = words[i] ^ ONES * '\n';
+		breaks = (word - ONES) & ~word & HIGHS;
+		any |= breaks;
+		/* Two of them with one byte between: an empty line. */
+		if (breaks & (breaks << 16 | before >> 48)) {
+			has_end = true;
+			break;
+		}
+		before = breaks;
+		if (token != TOKEN_WITH_BODY)
+			continue;
+		for (__u32 j = 0; j < 2 && breaks; j++) {
+			first = breaks & -breaks;
+			/* The number of the byte whose high bit it is. */
+			first = (first >> 7) * 0x0001020304050607ULL >> 56;
+			if (is_transfer_coding(http, i * 8 + first + 1)) {
+				http->head[captured - 1] = last;
+				return false;
+			}
+			breaks &= breaks - 1;
+		}
+	}
+	http->head[captured - 1] = last;
+	if (token == TOKEN_WITH_BODY)
+		return has_end || (last == '\n' && captured == len);
+	return !has_end && (any || len > HTTP_LINE_BYTES);
+}
+
+static __always_inline void describe_piece(struct http_piece *piece, const struct tcp_conn *conn,
+					   const struct http_conn *http)
+{
+	piece->tuple = conn->tuple;
+	piece->owner = conn->holder.owner;
+	piece->family = conn->family;
+	piece->way = http->exchange.way;
+	piece->is_request = 0;
+	piece->cookie = http->exchange.cookie;
+	piece->captured = 0;
+	piece->padding = 0;
+}
+
+/*
+ * Ships a part of a packet in a record with room for `size` bytes. The room is a constant:
+ * the verifier wants to know how large a record is.
+ */
+#define SHIP(size)                                                                                 \
+	do {                                                                                       \
+		struct {                                                                           \
+			struct http_piece piece;                                                   \
+			__u8 bytes[size];                                                          \
+		} *record = bpf_ringbuf_reserve(&http_pieces, sizeof(*record), 0);                 \
+		if (!record) {                                                                     \
+			count(COUNTER_HTTP_LOST, 1);                                               \
+			return 0;                                                                  \
+		}                                                                                  \
+		describe_piece(&record->piece, conn, http);                                        \
+		record->piece.kind = PIECE_BYTES;                                                  \
+		record->piece.is_request = way == http->asks;                                      \
+		record->piece.time_ns = time;                                                      \
+		record->piece.seq = segment.seq + start;                                           \
+		record->piece.len = is_last ? left : part;                                         \
+		if (part > 0 && part <= (size) &&                                                  \
+		    !bpf_skb_load_bytes(skb, segment.offset + start, record->bytes, part))         \
+			record->piece.captured = part;                                             \
+		bpf_ringbuf_submit(record, wakeup_flags(&http_pieces));                            \
+	} while (0)
+
+/* Ships a packet, or as much of it as is allowed; what it holds is for user space to find out. */
+static __noinline int http_ship(struct __sk_buff *skb, const struct tcp_conn *conn,
+				const struct http_conn *http, enum direction way)
+{
+	struct segment segment;
+	__u64 time;
+
+	if (!conn || !http || !read_segment(skb, &segment))
+		return 0;
+	time = time_of(skb, way);
+	for (__u32 i = 0; i < HTTP_MOST_PIECES; i++) {
+		__u32 start = i * HTTP_PIECE_BYTES;
+		bool is_last = i == HTTP_MOST_PIECES - 1;
+		__u32 left, part;
+
+		if (start >= segment.len)
+			break;
+		left = segment.len - start;
+		part = left < HTTP_PIECE_BYTES ? left : HTTP_PIECE_BYTES;
+		if (part <= 256)
+			SHIP(256);
+		else
+			SHIP(HTTP_PIECE_BYTES);
+	}
+	return 0;
+}
+
+/* Ships what is known of the request that is open. */
+static __noinline int http_ship_earlier(const struct tcp_conn *conn, const struct http_conn *http)
+{
+	struct {
+		struct http_piece piece;
+		__u8 bytes[HTTP_HEAD_BYTES];
+	} * record;
+
+	if (!conn || !http)
+		return 0;
+	record = bpf_ringbuf_reserve(&http_pieces, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_HTTP_LOST, 1);
+		return 0;
+	}
+	describe_piece(&record->piece, conn, http);
+	record->piece.kind = PIECE_EARLIER;
+	record->piece.is_request = 1;
+	record->piece.time_ns = http->asked_at;
+	record->piece.seq = http->asked_seq;
+	record->piece.len = http->request_bytes;
+	record->piece.captured = http->exchange.captured;
+	__builtin_memcpy(record->bytes, http->head, sizeof(record->bytes));
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* From this packet on, user space follows. */
+static __always_inline void http_hand_over(struct __sk_buff *skb, struct tcp_conn *conn,
+					   struct http_conn *http, enum direction way)
+{
+	__u32 state = __sync_lock_test_and_set(&http->state, HTTP_IDLE);
+
+	conn->http = HTTP_HANDED_OVER;
+	if (state == HTTP_ASKED)
+		http_ship_earlier(conn, http);
+	http_ship(skb, conn, http, way);
+}
+
+/* A request may begin in this packet, and what was before it has ended. */
+static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *conn,
+				     struct http_conn *http, const struct segment *segment,
+				     enum http_token token, enum direction way)
+{
 	__u32 captured = segment->len;
 
+	if (token >= TOKEN_PREFACE) {
+		http_hand_over(skb, conn, http, way);
+		return;
+	}
+	if (token == TOKEN_WITHOUT_BODY && captured > HTTP_LINE_BYTES)
+		captured = HTTP_LINE_BYTES;
 	if (captured > HTTP_HEAD_BYTES)
 		captured = HTTP_HEAD_BYTES;
 	if (captured < 8 || bpf_skb_load_bytes(skb, segment->offset, http->head, captured))
 		return;
-	exchange->captured = captured;
-	exchange->way = way == EGRESS ? HTTP_OUTGOING : HTTP_INCOMING;
-	exchange->request_bytes = segment->len;
-	exchange->response_bytes = 0;
-	http->asked_at = bpf_ktime_get_ns();
+	http->exchange.captured = captured;
+	if (!is_simple(http, captured, segment->len, token)) {
+		http_hand_over(skb, conn, http, way);
+		return;
+	}
+	http->request_bytes = segment->len;
+	http->response_bytes = 0;
+	http->asked_seq = segment->seq;
+	http->asked_at = time_of(skb, way);
 	http->state = HTTP_ASKED;
 }
 
@@ -221,23 +471,26 @@ static __always_inline void http_request_side(struct __sk_buff *skb, struct tcp_
 					      struct http_conn *http, const struct segment *segment,
 					      enum direction way)
 {
-	__u32 state = http->state;
+	enum http_token token = token_at(skb, segment);
 
-	if (token_of(first_word(skb, segment)) != TOKEN_NONE) {
-		if (state == HTTP_ASKED) {
-			count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
-			http->state = HTTP_IDLE;
-			return;
-		}
-		http_emit(conn, http);
-		http_ask(skb, http, segment, way);
+	if (token == TOKEN_NONE || (token == TOKEN_SHORT && http->state != HTTP_IDLE)) {
+		http->request_bytes += segment->len + segment->missed;
 		return;
 	}
-	if (state != HTTP_IDLE)
-		http->exchange.request_bytes += segment->len;
+	if (http->state == HTTP_ASKED) {
+		/* Another request, or a body that looks like one. */
+		http_hand_over(skb, conn, http, way);
+		return;
+	}
+	http_emit(conn, http);
+	http_ask(skb, conn, http, segment, token, way);
 }
 
-#define STATUS_LINE_BYTES 16
+enum status_line {
+	STATUS_LINE_BYTES = 16,
+	/* "HTTP/1.1 100 Continue" and an empty line. */
+	CONTINUE_BYTES = 25,
+};
 
 static __always_inline bool is_digit(__u8 byte)
 {
@@ -245,75 +498,117 @@ static __always_inline bool is_digit(__u8 byte)
 }
 
 /* The packet in which the owner writes is sent while it holds the socket's lock. */
-static __always_inline void learn_holder(struct tcp_conn *conn, struct bpf_sock *sk)
+static __always_inline void learn_holder(struct tcp_conn *conn, struct sock *sk)
 {
-	if (!conn->holder.is_known && BPF_CORE_READ(kernel_sock(sk), sk_lock.owned))
+	if (!conn->holder.is_known && BPF_CORE_READ(sk, sk_lock.owned))
 		held_by_current(&conn->holder);
+}
+
+/* Whether a response that switches protocols names HTTP/2 among its first bytes. */
+static __noinline int mentions_h2c(struct __sk_buff *skb)
+{
+	struct segment segment;
+	__u8 bytes[128] = {};
+	__u32 len;
+
+	if (!read_segment(skb, &segment))
+		return 0;
+	len = segment.len < sizeof(bytes) ? segment.len : sizeof(bytes);
+	if (len < 1 || bpf_skb_load_bytes(skb, segment.offset, bytes, len))
+		return 0;
+	for (__u32 i = 0; i + 2 < sizeof(bytes); i++)
+		if (bytes[i] == 'h' && bytes[i + 1] == '2' && bytes[i + 2] == 'c')
+			return 1;
+	return 0;
 }
 
 static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp_conn *conn,
 					       struct http_conn *http,
-					       const struct segment *segment, enum direction way,
-					       struct bpf_sock *sk)
+					       const struct segment *segment, enum direction way)
 {
-	struct http_exchange *exchange = &http->exchange;
 	__u8 line[STATUS_LINE_BYTES] = {};
 	__u32 status;
 
-	if (http->state == HTTP_ANSWERED) {
-		exchange->response_bytes += segment->len;
+	if (http->state != HTTP_ASKED) {
+		http->response_bytes += segment->len + segment->missed;
 		return;
 	}
-	if (http->state != HTTP_ASKED)
+	if (segment->len < sizeof(line)) {
+		if (!bpf_skb_load_bytes(skb, segment->offset, line, 1) && line[0] == 'H')
+			http_hand_over(skb, conn, http, way);
+		else
+			goto not_understood;
 		return;
-	if (segment->len < STATUS_LINE_BYTES ||
-	    bpf_skb_load_bytes(skb, segment->offset, line, sizeof(line)))
-		return;
+	}
+	if (bpf_skb_load_bytes(skb, segment->offset, line, sizeof(line)))
+		goto not_understood;
 	if (line[0] != 'H' || line[1] != 'T' || line[2] != 'T' || line[3] != 'P' ||
 	    line[4] != '/' || !is_digit(line[5]) || line[6] != '.' || !is_digit(line[7]) ||
 	    line[8] != ' ' || !is_digit(line[9]) || !is_digit(line[10]) || !is_digit(line[11]))
-		return;
+		goto not_understood;
 	status = (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
-	exchange->response_bytes += segment->len;
-	if (status >= 100 && status < 200 && status != 101)
-		return;
-	exchange->latency_ns = bpf_ktime_get_ns() - http->asked_at;
-	exchange->status = status;
-	exchange->major = line[5] - '0';
-	exchange->minor = line[7] - '0';
-	if (way == EGRESS)
-		learn_holder(conn, sk);
+	if (status >= 100 && status < 200) {
+		/* Another response follows; maybe in the same packet. */
+		if (status == 100 && segment->len == CONTINUE_BYTES) {
+			http->response_bytes += segment->len;
+			return;
+		}
+		if (status != 101 || mentions_h2c(skb)) {
+			http_hand_over(skb, conn, http, way);
+			return;
+		}
+	}
+	http->latency_ns = time_of(skb, way) - http->asked_at;
+	http->response_bytes += segment->len;
+	http->status = status;
+	http->major = line[5] - '0';
+	http->minor = line[7] - '0';
+	if (way == EGRESS && !conn->holder.is_known && skb->sk)
+		learn_holder(conn, kernel_sock(skb->sk));
 	http->state = HTTP_ANSWERED;
-	if (status == 101) {
+	/* What follows is another protocol: after CONNECT, too. */
+	if (status == 101 ||
+	    (status >= 200 && status < 300 && http->head[0] == 'C' && http->head[1] == 'O')) {
 		http_emit(conn, http);
 		conn->http = HTTP_OTHER;
 	}
+	return;
+not_understood:
+	count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
+	http->state = HTTP_IDLE;
 }
 
 /*
  * Leaves of a packet what is new and follows what is known; false if nothing does.
  * Bytes that never come by are given up once the kernel itself has them.
  */
-static __always_inline bool in_order(struct http_side *side, struct segment *segment,
-				     struct bpf_sock *sk, enum direction way)
+static __always_inline bool in_order(struct http_conn *http, struct segment *segment,
+				     struct __sk_buff *skb, enum direction way)
 {
-	__s32 ahead = segment->seq - side->next;
+	__s32 ahead = segment->seq - http->next[way];
 
-	if (!side->is_known) {
-		side->is_known = 1;
+	if (!(http->known & 1 << way)) {
+		http->known |= 1 << way;
 	} else if (ahead < 0) {
 		if (ahead + (__s32)segment->len <= 0)
 			return false;
 		segment->offset -= ahead;
 		segment->len += ahead;
-		segment->seq = side->next;
-	} else if (ahead > 0 && way == INGRESS) {
-		struct tcp_sock *tp = (struct tcp_sock *)kernel_sock(sk);
+		segment->seq = http->next[way];
+	} else if (ahead > 0) {
+		if (way == INGRESS && skb->sk) {
+			struct tcp_sock *tp = (struct tcp_sock *)kernel_sock(skb->sk);
 
-		if ((__s32)(BPF_CORE_READ(tp, rcv_nxt) - side->next) <= 0)
-			return false;
+			if ((__s32)(BPF_CORE_READ(tp, rcv_nxt) - http->next[way]) <= 0)
+				return false;
+		}
+		segment->missed = ahead;
+		if (http->state == HTTP_ASKED) {
+			count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
+			http->state = HTTP_IDLE;
+		}
 	}
-	side->next = segment->seq + segment->len;
+	http->next[way] = segment->seq + segment->len;
 	return true;
 }
 
@@ -322,13 +617,17 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 {
 	struct segment segment;
 	struct http_conn *http;
+	enum http_token token;
 	struct bpf_sock *sk;
 
 	if (!conn || !read_segment(skb, &segment))
 		return 0;
-	if (token_of(first_word(skb, &segment)) == TOKEN_NONE) {
-		/* One that was there before us may be in the middle of anything. */
-		if (conn->life & LIFE_OPENING_REPORTED && conn->http_looks < HTTP_MOST_LOOKS)
+	/* One that was there before us may be in the middle of anything. */
+	bool is_older = conn->life & LIFE_OPENING_REPORTED;
+
+	token = token_at(skb, &segment);
+	if (token == TOKEN_NONE || (is_older && token >= TOKEN_PREFACE)) {
+		if (is_older && conn->http_looks < HTTP_MOST_LOOKS)
 			conn->http_looks++;
 		else
 			conn->http = HTTP_OTHER;
@@ -337,22 +636,20 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	sk = skb->sk;
 	if (!sk)
 		return 0;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return 0;
 	http = bpf_sk_storage_get(&http_conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!http) {
 		count(COUNTER_HTTP_CONNS_REFUSED, 1);
 		conn->http = HTTP_OTHER;
 		return 0;
 	}
-	http->asks = way;
-	http->sides[EGRESS].is_known = 0;
-	http->sides[INGRESS].is_known = 0;
-	in_order(&http->sides[way & 1], &segment, sk, way);
-	http->exchange.cookie = bpf_get_socket_cookie(skb);
-	http_ask(skb, http, &segment, way);
 	conn->http = HTTP_FOLLOWED;
+	http->state = HTTP_IDLE;
+	http->asks = way;
+	http->known = 1 << way;
+	http->next[way & 1] = segment.seq + segment.len;
+	http->exchange.cookie = bpf_get_socket_cookie(skb);
+	http->exchange.way = way == EGRESS ? HTTP_OUTGOING : HTTP_INCOMING;
+	http_ask(skb, conn, http, &segment, token, way);
 	return 0;
 }
 
@@ -368,9 +665,7 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 	sk = skb->sk;
 	if (!sk)
 		return;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return;
+	/* Gives nothing for what is not a whole socket. */
 	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
 	if (!conn || conn->http == HTTP_OTHER || conn->role == ROLE_LISTENER)
 		return;
@@ -379,35 +674,58 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 		return;
 	}
 	http = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
-	if (!http || !in_order(&http->sides[way], &segment, sk, way))
+	if (!http)
+		return;
+	if (conn->http == HTTP_HANDED_OVER) {
+		http_ship(skb, conn, http, way);
+		return;
+	}
+	if (!in_order(http, &segment, skb, way))
 		return;
 	if (http->asks == way)
 		http_request_side(skb, conn, http, &segment, way);
 	else
-		http_response_side(skb, conn, http, &segment, way, sk);
+		http_response_side(skb, conn, http, &segment, way);
 }
 
 /* The connection was closed, so its last exchange has ended. */
 static __always_inline void http_closed(struct sock *sk)
 {
+	struct http_piece *piece;
 	struct tcp_conn *conn;
 	struct http_conn *http;
 
 	if (!http_enabled)
 		return;
 	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	if (!conn || conn->http != HTTP_FOLLOWED)
+	if (!conn || conn->http < HTTP_FOLLOWED)
 		return;
 	http = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
-	if (http)
+	if (!http)
+		return;
+	if (conn->http == HTTP_FOLLOWED) {
 		http_emit(conn, http);
+		return;
+	}
+	piece = bpf_ringbuf_reserve(&http_pieces, sizeof(*piece), 0);
+	if (!piece) {
+		count(COUNTER_HTTP_LOST, 1);
+		return;
+	}
+	describe_piece(piece, conn, http);
+	piece->kind = PIECE_CLOSED;
+	piece->time_ns = bpf_ktime_get_ns();
+	piece->seq = 0;
+	piece->len = 0;
+	bpf_ringbuf_submit(piece, wakeup_flags(&http_pieces));
+	conn->http = HTTP_OTHER;
 }
 
 /* An exchange that was answered and has been quiet since the last walk has ended. */
 static __always_inline void http_walk(struct sock *sk, struct http_conn *http)
 {
 	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	__u64 bytes = http->exchange.request_bytes + http->exchange.response_bytes;
+	__u64 bytes = http->request_bytes + http->response_bytes;
 
 	if (conn && http->state == HTTP_ANSWERED && http->walked == bytes)
 		http_emit(conn, http);

@@ -3,6 +3,7 @@
 //! It is not the thread of netflow: walking all sockets takes time, in which the ring of a busy host
 //! would run full.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,12 +19,17 @@ use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
 
 use super::aggregate::Aggregate;
-use super::decode::{self, Read};
+use super::decode::{self, Exchange, Kind, Part, Read};
+use super::follow::{Follow, FollowCounts};
 use super::point;
 use crate::config::Config;
+use crate::decode::DecodeError;
 
 /// Points in one batch to the host.
 const BATCH: usize = 512;
+
+/// Connections in doubt that are remembered: far more than are at any time.
+const MOST_DOUBTFUL: usize = 4096;
 
 /// What happened, for `/metrics`.
 #[derive(Debug, Default)]
@@ -31,6 +37,9 @@ pub(crate) struct Counts {
     exchanges: AtomicU64,
     not_understood: AtomicU64,
     undecodable: AtomicU64,
+    /// On connections that are followed here.
+    pieces_not_understood: AtomicU64,
+    connections_refused: AtomicU64,
     summaries_refused: AtomicU64,
     paths_merged: AtomicU64,
 }
@@ -41,16 +50,22 @@ impl Counts {
         let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         [
             ("http_exchanges", "HTTP exchanges seen.", counted(&self.exchanges)),
-            ("http_lost", "HTTP exchanges that found their ring full.", lost),
+            (
+                "http_lost",
+                "HTTP exchanges, or packets of HTTP connections, that found their ring full.",
+                lost,
+            ),
             (
                 "http_not_understood",
                 "HTTP requests and responses that could not be told or paired.",
-                not_understood + counted(&self.not_understood),
+                not_understood
+                    + counted(&self.not_understood)
+                    + counted(&self.pieces_not_understood),
             ),
             (
                 "http_connections_refused",
                 "Connections with HTTP for which there was no room.",
-                refused,
+                refused + counted(&self.connections_refused),
             ),
             (
                 "http_summaries_refused",
@@ -76,7 +91,12 @@ impl Counts {
 pub(crate) struct Collector {
     host: Host,
     interval: Duration,
-    exchanges: Ring,
+    incoming: Ring,
+    outgoing: Ring,
+    pieces: Ring,
+    follow: Follow,
+    /// Connections on which the next request may be the rest of the one before.
+    doubtful: HashSet<u64>,
     /// `None` where idle connections cannot be walked; the verdicts say why.
     walk: Option<Iterator>,
     aggregate: Aggregate,
@@ -100,7 +120,11 @@ impl Collector {
         Ok(Self {
             host,
             interval: config.interval,
-            exchanges: loaded.ring("http_exchanges")?,
+            incoming: loaded.ring("http_incoming")?,
+            outgoing: loaded.ring("http_outgoing")?,
+            pieces: loaded.ring("http_pieces")?,
+            follow: Follow::default(),
+            doubtful: HashSet::new(),
             walk,
             aggregate: Aggregate::new(
                 config.include_loopback,
@@ -114,7 +138,9 @@ impl Collector {
 
     /// Runs until it is told to stop, and reports a last time then.
     pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
-        waiter.watch(self.exchanges.as_fd()).context("watch the ring")?;
+        for ring in [&self.incoming, &self.outgoing, &self.pieces] {
+            waiter.watch(ring.as_fd()).context("watch a ring")?;
+        }
         let mut due = Instant::now() + self.interval;
         while waiter.wait(due).context("wait for records")? {
             self.drain();
@@ -127,6 +153,9 @@ impl Collector {
         // What was quiet at the first walk is let go of by the second.
         self.walk();
         self.walk();
+        self.drain();
+        let Self { follow, aggregate, counts, .. } = &mut self;
+        follow.end(&mut |exchange| add(aggregate, counts, exchange));
         self.report();
         Ok(())
     }
@@ -140,30 +169,45 @@ impl Collector {
     }
 
     fn drain(&mut self) {
-        let Self { exchanges, aggregate, counts, .. } = self;
-        let mut seen = 0;
-        let mut not_understood = 0;
-        exchanges.drain(|record| {
-            seen += 1;
-            match decode::exchange(record) {
-                Ok(Read::Exchange(exchange)) => aggregate.observe(&exchange),
-                Ok(Read::Crowded(exchange)) => {
-                    aggregate.observe(&exchange);
-                    not_understood += 1;
-                }
-                Ok(Read::NotUnderstood) => not_understood += 1,
-                Err(error) => {
-                    counts.undecodable.fetch_add(1, Ordering::Relaxed);
-                    log::debug!(error:%; "undecodable record");
-                }
+        let Self { incoming, outgoing, pieces, follow, doubtful, aggregate, counts, .. } = self;
+        if doubtful.len() > MOST_DOUBTFUL {
+            doubtful.clear();
+        }
+        let mut each = |record: &[u8]| match decode::exchange(record) {
+            Ok((cookie, _)) if !doubtful.is_empty() && doubtful.remove(&cookie) => {
+                one_more(&counts.not_understood);
             }
+            Ok((_, Read::Exchange(exchange))) => add(aggregate, counts, &exchange),
+            Ok((_, Read::Crowded(exchange))) => {
+                add(aggregate, counts, &exchange);
+                one_more(&counts.not_understood);
+            }
+            Ok((cookie, Read::Cut(exchange))) => {
+                add(aggregate, counts, &exchange);
+                doubtful.insert(cookie);
+            }
+            Ok((_, Read::WithoutPath)) => {}
+            Ok((_, Read::NotUnderstood)) => one_more(&counts.not_understood),
+            Err(error) => undecodable(counts, &error),
+        };
+        incoming.drain(&mut each);
+        outgoing.drain(&mut each);
+        pieces.drain(|record| match decode::part(record) {
+            Ok(Part { kind: Kind::Earlier, cookie, .. }) if doubtful.remove(&cookie) => {
+                one_more(&counts.not_understood);
+            }
+            Ok(part) => follow.observe(&part, &mut |exchange| add(aggregate, counts, exchange)),
+            Err(error) => undecodable(counts, &error),
         });
-        counts.exchanges.fetch_add(seen, Ordering::Relaxed);
-        counts.not_understood.fetch_add(not_understood, Ordering::Relaxed);
     }
 
     fn report(&mut self) {
         self.drain();
+        let Self { follow, aggregate, counts, .. } = self;
+        follow.expire(&mut |exchange| add(aggregate, counts, exchange));
+        let FollowCounts { not_understood, refused } = follow.counts();
+        counts.pieces_not_understood.store(not_understood, Ordering::Relaxed);
+        counts.connections_refused.store(refused, Ordering::Relaxed);
         let flush = self.aggregate.flush();
         self.counts.summaries_refused.fetch_add(flush.refused, Ordering::Relaxed);
         self.counts.paths_merged.store(self.aggregate.merged(), Ordering::Relaxed);
@@ -180,4 +224,19 @@ impl Collector {
         }
         self.host.send(points);
     }
+}
+
+fn add(aggregate: &mut Aggregate, counts: &Counts, exchange: &Exchange<'_>) {
+    one_more(&counts.exchanges);
+    aggregate.observe(exchange);
+}
+
+fn one_more(counter: &AtomicU64) {
+    // This thread is the only one that writes, and a locked instruction per exchange adds up.
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+fn undecodable(counts: &Counts, error: &DecodeError) {
+    one_more(&counts.undecodable);
+    log::debug!(error:%; "undecodable record");
 }

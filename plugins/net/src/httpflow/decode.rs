@@ -1,6 +1,7 @@
 //! Records to [`Exchange`]s. Pure: no maps, no clock, no `/proc`.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use bpf::net::abi;
 use plugin_proto::http1::{self, BodyLength, RequestHead, Target, Version};
@@ -42,18 +43,47 @@ pub(super) struct Exchange<'a> {
     pub(super) response_bytes: u64,
 }
 
+/// A part of a connection that is followed here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part<'a> {
+    pub(super) ends: Ends,
+    /// What the connection is known by.
+    pub(super) cookie: u64,
+    pub(super) kind: Kind,
+    /// Sent by the end that asks.
+    pub(super) is_request: bool,
+    pub(super) time_ns: u64,
+    /// The sequence number of its first byte.
+    pub(super) seq: u32,
+    /// How long it was; `bytes` is its beginning.
+    pub(super) len: u32,
+    pub(super) bytes: &'a [u8],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bytes,
+    /// Of a request that was taken for one before the connection was handed over.
+    Earlier,
+    Closed,
+}
+
 /// What a record turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Read<'a> {
     Exchange(Exchange<'a>),
-    /// As an exchange; but what was sent is not what its head says, so that more requests were in it.
+    /// As an exchange; but more was sent than its head says, so that other requests were in it.
     Crowded(Exchange<'a>),
-    /// The request is none that is reported.
+    /// As an exchange; but less was sent than its head says, so that what was taken for the next
+    /// request of this connection is the rest of it.
+    Cut(Exchange<'a>),
+    /// The request has no path: CONNECT, and OPTIONS for the server as a whole.
+    WithoutPath,
     NotUnderstood,
 }
 
-/// An `http_exchange` and the beginning of its request.
-pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
+/// An `http_exchange` and the beginning of its request, with what its connection is known by.
+pub(super) fn exchange(bytes: &[u8]) -> Result<(u64, Read<'_>), DecodeError> {
     let abi::http_exchange {
         tuple,
         owner: abi::owner { pid, comm },
@@ -61,35 +91,22 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
         way,
         major,
         minor,
-        cookie: _,
+        cookie,
         latency_ns,
         request_bytes,
         response_bytes,
         status,
         captured,
     } = read("http_exchange", bytes)?;
-    let head = &bytes[size_of::<abi::http_exchange>()..];
-    let Some(head) = head.get(..captured as usize) else {
-        return Err(DecodeError::Truncated {
-            record: "http_exchange's head",
-            need: captured as usize,
-            have: head.len(),
-        });
+    let head = rest::<abi::http_exchange>("head of http_exchange", bytes, captured)?;
+    let ends = ends(&tuple, family, way, Owner { pid, comm });
+    let Ok(request) = http1::parse_request_head(head) else {
+        return Ok((cookie, Read::NotUnderstood));
     };
-    let (local, remote) = endpoints(&tuple, family);
-    let ends = Ends {
-        local,
-        remote,
-        direction: direction(way),
-        owner: Owner { pid, comm },
-        netns: tuple.netns,
-    };
-    let Ok(request) = http1::parse_request_head(head) else { return Ok(Read::NotUnderstood) };
-    // CONNECT has no path, and `*` is none.
     if matches!(request.target, Target::Authority | Target::Asterisk) {
-        return Ok(Read::NotUnderstood);
+        return Ok((cookie, Read::WithoutPath));
     }
-    let crowded = expected_bytes(&request).is_some_and(|expected| expected < request_bytes);
+    let expected = expected_bytes(&request).unwrap_or(request_bytes);
     let exchange = Exchange {
         ends,
         method: Cow::Borrowed(request.method.as_str()),
@@ -102,7 +119,59 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<Read<'_>, DecodeError> {
         request_bytes,
         response_bytes,
     };
-    Ok(if crowded { Read::Crowded(exchange) } else { Read::Exchange(exchange) })
+    let read = match expected.cmp(&request_bytes) {
+        Ordering::Less => Read::Crowded(exchange),
+        Ordering::Equal => Read::Exchange(exchange),
+        Ordering::Greater => Read::Cut(exchange),
+    };
+    Ok((cookie, read))
+}
+
+/// An `http_piece` and its bytes.
+pub(super) fn part(bytes: &[u8]) -> Result<Part<'_>, DecodeError> {
+    let abi::http_piece {
+        tuple,
+        owner: abi::owner { pid, comm },
+        family,
+        way,
+        kind,
+        is_request,
+        cookie,
+        time_ns,
+        seq,
+        len,
+        captured,
+        padding: _,
+    } = read("http_piece", bytes)?;
+    Ok(Part {
+        ends: ends(&tuple, family, way, Owner { pid, comm }),
+        cookie,
+        kind: match u32::from(kind) {
+            abi::PIECE_CLOSED => Kind::Closed,
+            abi::PIECE_EARLIER => Kind::Earlier,
+            _ => Kind::Bytes,
+        },
+        is_request: is_request != 0,
+        time_ns,
+        seq,
+        len,
+        bytes: rest::<abi::http_piece>("bytes of http_piece", bytes, captured)?,
+    })
+}
+
+/// What follows a record of type `T`.
+fn rest<'a, T>(
+    record: &'static str,
+    bytes: &'a [u8],
+    captured: u32,
+) -> Result<&'a [u8], DecodeError> {
+    let (need, rest) = (captured as usize, bytes.get(size_of::<T>()..).unwrap_or_default());
+    rest.get(..need).ok_or(DecodeError::Truncated { record, need, have: rest.len() })
+}
+
+fn ends(tuple: &abi::tuple, family: u8, way: u8, owner: Owner) -> Ends {
+    let (local, remote) = endpoints(tuple, family);
+    Ends { local, remote, direction: direction(way), owner, netns: tuple.netns }
 }
 
 /// How long the request is by its own account, if all of its head was captured.

@@ -1,16 +1,17 @@
 //! Sessions to exchanges. In: records in the order of the kernel. Out: exchanges, with the ends
 //! of their connection. Pure: no maps, no clock, no `/proc`; the number of sessions is bounded.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem;
 
 use plugin_proto::http1::{Version, parse_request_head, parse_response_head};
 use plugin_proto::http2::{self, Limits, Side};
-use plugin_proto::piece::Piece;
+use plugin_proto::piece::{Cursor, Piece};
 
 use super::super::decode::{Ends, Exchange};
+use super::super::http1::{Http1, Message, Next};
 use super::decode::{Record, Session, Socket, Way, What};
-use super::http1::{self, Ended};
 use crate::decode::{Direction, Owner};
 
 /// Sessions that are followed; as many as the kernel side keeps.
@@ -46,8 +47,8 @@ struct Followed {
     owner: Owner,
     socket: Option<Socket>,
     protocol: Protocol,
-    /// Where the latest pieces ended, coming in and going out.
-    ends: [u64; 2],
+    /// How far it was read, coming in and going out.
+    cursors: [Cursor; 2],
     /// Ended, while no socket was known.
     waiting: Vec<(Way, Ended)>,
 }
@@ -80,6 +81,20 @@ impl Held {
     fn piece(&self) -> Piece<'_> {
         Piece { position: self.position, bytes: &self.bytes, len: self.len, time: self.time }
     }
+}
+
+/// A request and its response.
+#[derive(Debug)]
+struct Ended {
+    method: Cow<'static, str>,
+    path: Box<str>,
+    truncated: bool,
+    version: Version,
+    status: u16,
+    grpc_status: Option<u32>,
+    latency_ns: u64,
+    request_bytes: u64,
+    response_bytes: u64,
 }
 
 /// What a piece says of a session's protocol.
@@ -149,7 +164,7 @@ impl Followed {
             owner,
             socket: None,
             protocol: Protocol::Unknown(Vec::new()),
-            ends: [0; 2],
+            cursors: [Cursor::at(0); 2],
             waiting: Vec::new(),
         }
     }
@@ -164,15 +179,9 @@ impl Followed {
         if let Protocol::Unknown(_) | Protocol::Other = self.protocol {
             let asks = match self.guess(way, piece) {
                 Guess::Http1(asks) => {
-                    let held = self.become_protocol(Protocol::Http1 {
-                        asks,
-                        connection: Box::new(http1::Connection::new(
-                            self.ends[asks as usize],
-                            self.ends[asks.other() as usize],
-                        )),
-                    });
                     // What came before is no HTTP/1: that begins with its request.
-                    drop(held);
+                    let connection = Box::new(Http1::new());
+                    self.protocol = Protocol::Http1 { asks, connection };
                     asks
                 }
                 Guess::Http2(asks) => {
@@ -188,14 +197,13 @@ impl Followed {
                     asks
                 }
                 Guess::Open => {
-                    self.ends[way as usize] = piece.end();
+                    self.cursors[way as usize].advance(piece);
                     return self.hold(way, piece);
                 }
             };
             log::trace!(asks:? = asks; "protocol of a TLS session");
         }
         self.read(way, piece, ended, losses);
-        self.ends[way as usize] = piece.end();
     }
 
     fn become_protocol(&mut self, protocol: Protocol) -> Vec<Held> {
@@ -247,10 +255,18 @@ impl Followed {
         let side = |asks| if way == asks { Side::Client } else { Side::Server };
         match &mut self.protocol {
             Protocol::Http1 { asks, connection } => {
+                let Some(news) = self.cursors[way as usize].advance(piece) else { return };
                 let asks = *asks;
-                connection.feed(side(asks), piece, &mut |each| ended.push((asks, each)));
+                let mut tell = |message| ended.extend(of_http1(message).map(|each| (asks, each)));
+                let next = if way == asks {
+                    connection.request(&news, piece.time, &mut tell);
+                    Next::Http1
+                } else {
+                    connection.response(&news, piece.time, &mut tell)
+                };
                 losses.not_understood += connection.take_not_understood();
-                if connection.is_over() {
+                // Who goes on in HTTP/2, which nobody does in TLS, begins with its preface.
+                if !matches!(next, Next::Http1) {
                     self.protocol = Protocol::Other;
                 }
             }
@@ -297,7 +313,9 @@ impl Followed {
         let mut ended = mem::take(&mut self.waiting);
         match &mut self.protocol {
             Protocol::Http1 { asks, connection } => {
-                connection.close(&mut |each| ended.push((*asks, each)));
+                connection.close(&mut |message| {
+                    ended.extend(of_http1(message).map(|each| (*asks, each)));
+                });
             }
             Protocol::Http2 { asks, connection } => connection.close(|exchange| {
                 ended.extend(of_http2(exchange).map(|each| (*asks, each)));
@@ -326,6 +344,22 @@ impl Ended {
     }
 }
 
+/// `None` if it was not answered, or has no path.
+fn of_http1(message: Message) -> Option<Ended> {
+    let answer = message.answer?;
+    Some(Ended {
+        method: Cow::Borrowed(message.method.as_str()),
+        path: message.path?,
+        truncated: message.truncated,
+        version: answer.version,
+        status: answer.status,
+        grpc_status: None,
+        latency_ns: answer.at.saturating_sub(message.asked_at),
+        request_bytes: message.request_bytes,
+        response_bytes: message.response_bytes,
+    })
+}
+
 /// `None` if too little of it is known.
 fn of_http2(exchange: http2::Exchange) -> Option<Ended> {
     let (asked, answered) = (exchange.request.first?, exchange.response.first?);
@@ -340,4 +374,134 @@ fn of_http2(exchange: http2::Exchange) -> Option<Ended> {
         request_bytes: exchange.request.wire,
         response_bytes: exchange.response.wire,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::{Record, Session, Socket, Way, What};
+    use super::{Losses, Sessions};
+    use crate::decode::{Direction, Endpoint, Owner};
+    use plugin_proto::http2::PREFACE;
+    use plugin_proto::piece::Piece;
+
+    const GET: &[u8] = b"GET /a?x HTTP/1.1\r\nHost: h\r\n\r\n";
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+
+    struct Talk {
+        sessions: Sessions,
+        born_ns: u64,
+        moved: [u64; 2],
+        time: u64,
+        socket: Option<Socket>,
+        told: Vec<(String, u16, Direction, u64)>,
+    }
+
+    impl Talk {
+        fn new(socket: Option<Socket>) -> Self {
+            let sessions = Sessions::default();
+            Self { sessions, born_ns: 1, moved: [0; 2], time: 10, socket, told: Vec::new() }
+        }
+
+        fn observe(&mut self, what: What<'_>) {
+            let record = Record {
+                session: Session { pid: 7, address: 0x1000 },
+                born_ns: self.born_ns,
+                time_ns: self.time,
+                owner: Owner { pid: 7, comm: [0; 16] },
+                socket: self.socket,
+                what,
+            };
+            let told = &mut self.told;
+            self.sessions.observe(&record, &mut |exchange| {
+                let path = exchange.path.clone().into_owned();
+                told.push((path, exchange.status, exchange.ends.direction, exchange.latency_ns));
+            });
+        }
+
+        fn say(&mut self, way: Way, bytes: &[u8]) {
+            self.time += 5;
+            let position = self.moved[way as usize];
+            self.moved[way as usize] += bytes.len() as u64;
+            self.observe(What::Moved(way, Piece::whole(position, bytes, self.time)));
+        }
+    }
+
+    fn socket() -> Option<Socket> {
+        let end = |port| Endpoint { ip: [10, 0, 0, 1].into(), port: Some(port) };
+        Some(Socket { local: end(40_000), remote: end(443), netns: 1, asks: None })
+    }
+
+    fn get(direction: Direction) -> (String, u16, Direction, u64) {
+        ("/a".to_owned(), 200, direction, 5)
+    }
+
+    #[test]
+    fn who_hands_a_request_over_is_the_client() {
+        let mut talk = Talk::new(socket());
+        talk.say(Way::Out, GET);
+        talk.say(Way::In, OK);
+        assert_eq!(talk.told, [get(Direction::Outgoing)]);
+        let mut talk = Talk::new(socket());
+        talk.say(Way::In, GET);
+        talk.say(Way::Out, OK);
+        assert_eq!(talk.told, [get(Direction::Incoming)]);
+    }
+
+    #[test]
+    fn an_exchange_waits_until_the_socket_is_known() {
+        let mut talk = Talk::new(None);
+        talk.say(Way::In, GET);
+        talk.say(Way::Out, OK);
+        assert!(talk.told.is_empty());
+        talk.socket = socket();
+        talk.observe(What::Ended);
+        assert_eq!(talk.told, [get(Direction::Incoming)]);
+        assert_eq!(talk.sessions.take_losses(), Losses::default());
+    }
+
+    #[test]
+    fn an_exchange_without_a_socket_is_counted() {
+        let mut talk = Talk::new(None);
+        talk.say(Way::In, GET);
+        talk.say(Way::Out, OK);
+        talk.observe(What::Ended);
+        assert!(talk.told.is_empty());
+        assert_eq!(talk.sessions.take_losses().without_socket, 1);
+    }
+
+    #[test]
+    fn a_new_session_at_an_old_address_has_nothing_of_the_old_one() {
+        let mut talk = Talk::new(socket());
+        talk.say(Way::Out, GET);
+        talk.born_ns = 2;
+        talk.moved = [0; 2];
+        talk.say(Way::In, OK);
+        assert!(talk.told.is_empty());
+        talk.say(Way::Out, GET);
+        talk.say(Way::In, OK);
+        assert_eq!(talk.told, [get(Direction::Outgoing)]);
+    }
+
+    #[test]
+    fn a_server_that_speaks_first_is_understood_once_the_client_has_spoken() {
+        // SETTINGS; then HEADERS of stream 1: GET, https, "/", ":status 200".
+        const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+        const ASK: &[u8] = &[0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x87, 0x84];
+        const ANSWER: &[u8] = &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+        let mut talk = Talk::new(socket());
+        talk.say(Way::Out, SETTINGS);
+        talk.say(Way::In, &[PREFACE, SETTINGS, ASK].concat());
+        talk.say(Way::Out, ANSWER);
+        assert_eq!(talk.told, [("/".to_owned(), 200, Direction::Incoming, 5)]);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_no_sessions() {
+        let mut talk = Talk::new(socket());
+        talk.say(Way::Out, GET);
+        talk.say(Way::In, b"HTTP/1.0 200 OK\r\n\r\nuntil the end");
+        let mut told = 0;
+        talk.sessions.retain(|session, _| session.pid != 7, &mut |_| told += 1);
+        assert_eq!(told, 1);
+    }
 }

@@ -6,10 +6,9 @@
 //! ```
 //!
 //! Here all bytes come out of the kernel, as far as they are captured, and requests are paired
-//! with responses by `http1` and by `plugin_proto::http2`.
+//! with responses as on connections in clear that are handed over as pieces.
 
 pub(crate) mod collect;
 mod decode;
 mod files;
 mod follow;
-mod http1;
