@@ -58,7 +58,7 @@ enum Protocol {
     Unknown(Vec<Held>),
     Http1 {
         asks: Way,
-        connection: Box<http1::Connection>,
+        connection: Box<Http1>,
     },
     Http2 {
         asks: Way,
