@@ -50,8 +50,8 @@ impl Running {
 impl Plugin for Net {
     const NAME: &'static str = "ebpf-net";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    /// For httpflow-tls: the kernel lets nobody else attach to the code of programs.
-    const CAPABILITIES: &'static str = "SYS_ADMIN";
+    /// The kernel lets nobody else attach to the code of programs.
+    const CAPABILITIES: &'static str = "SYS_ADMIN/httpflow-tls";
 
     fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
         log::install(host.clone());
