@@ -49,7 +49,9 @@ enum counter {
 	COUNTER_HTTP_NOT_UNDERSTOOD = 7,
 	/* Connections that speak HTTP for which the kernel had no memory. */
 	COUNTER_HTTP_CONNS_REFUSED = 8,
-	COUNTER_COUNT = 9,
+	/* Pieces of TLS sessions that found their ring full, or could not be told. */
+	COUNTER_TLS_PIECES_LOST = 9,
+	COUNTER_COUNT = 10,
 };
 
 enum ring_size {
@@ -129,5 +131,6 @@ _Static_assert(sizeof(struct udp_delta) == 80, "udp_delta is wire format");
 /* Here and not above: it is made of what is declared above. */
 #include "abi/dns.h"
 #include "abi/http.h"
+#include "abi/tls.h"
 
 #endif

@@ -161,17 +161,29 @@ fn keep_list(config: &Config) -> CapabilitySet {
 
 /// What the enabled plugins need beyond [`NEEDS`], by the plugin's name.
 pub(crate) fn wanted_by_plugins(config: &Config) -> Vec<(String, CapabilitySet)> {
+    let reported = reported_protocols(config);
     // Whoever starts a plugin says what is wrong with its file.
     let wanted = |name: String| {
         let found = loader::find(&config.plugin_dir, &name, config.trust_any_plugin).ok()?;
-        Some((name, set_of(&found.manifest.capabilities)))
+        Some((name, set_of(&found.manifest.capabilities, &reported)))
     };
     loader::enabled(config).unwrap_or_default().into_iter().filter_map(wanted).collect()
 }
 
-/// Names that the kernel does not know are left out.
-pub(crate) fn set_of(names: &[String]) -> CapabilitySet {
-    names.iter().filter_map(|name| CapabilitySet::from_name(name)).collect()
+/// Of names as in a plugin's manifest, those that are needed if these application protocols are
+/// reported. Names that the kernel does not know are left out.
+pub(crate) fn set_of(names: &[String], reported: &[&str]) -> CapabilitySet {
+    let needed = |name: &String| match name.split_once('/') {
+        None => CapabilitySet::from_name(name),
+        Some((name, protocol)) if reported.contains(&protocol) => CapabilitySet::from_name(name),
+        Some(_) => None,
+    };
+    names.iter().filter_map(needed).collect()
+}
+
+fn reported_protocols(config: &Config) -> Vec<&str> {
+    let listed = config.collector.get("l7net").and_then(toml::Value::as_array);
+    listed.into_iter().flatten().filter_map(toml::Value::as_str).collect()
 }
 
 /// Which of these this process does not have.
@@ -210,7 +222,7 @@ fn bounding_set() -> CapabilitySet {
 
 #[cfg(test)]
 mod tests {
-    use super::{NEEDS, is_ours, keep_list, names};
+    use super::{NEEDS, is_ours, keep_list, names, set_of};
     use crate::cli;
     use rustix::thread::CapabilitySet;
     use std::ffi::OsString;
@@ -221,6 +233,14 @@ mod tests {
     fn capabilities_are_named_as_the_kernel_names_them() {
         let set = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
         assert_eq!(names(set), ["CAP_NET_ADMIN", "CAP_BPF"]);
+    }
+
+    #[test]
+    fn a_capability_for_a_protocol_is_needed_only_if_that_is_reported() {
+        let wanted = ["NET_RAW".to_owned(), "SYS_ADMIN/some-flow".to_owned()];
+        assert_eq!(set_of(&wanted, &["other-flow"]), CapabilitySet::NET_RAW);
+        let both = CapabilitySet::NET_RAW | CapabilitySet::SYS_ADMIN;
+        assert_eq!(set_of(&wanted, &["other-flow", "some-flow"]), both);
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub trait Plugin: Sized + Send + 'static {
     /// The capabilities that it needs beyond those that the host keeps for every plugin
     /// (`CAP_BPF`, `CAP_PERFMON`, `CAP_NET_ADMIN`, `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH`), as
     /// `SYS_ADMIN NET_BROADCAST`: without `CAP_`, separated by blanks. The host keeps them if the
-    /// plugin is enabled when it starts.
+    /// plugin is enabled when it starts; `SYS_ADMIN/some-flow` only if the application protocol
+    /// `some-flow` is reported then.
     const CAPABILITIES: &'static str = "";
 
     /// Reads `settings`, TOML text with two tables: `[collector]`, what the operator set for all

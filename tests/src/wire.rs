@@ -119,18 +119,18 @@ impl Point {
         self.tags.get(key).map(String::as_str)
     }
 
-    /// A field, if the point has it as text.
-    pub fn text(&self, key: &str) -> Option<&str> {
-        match self.fields.get(key) {
-            Some(PbValue::S(value)) => Some(value),
-            _ => None,
-        }
-    }
-
     /// A field, if the point has it as a signed integer.
     pub fn int(&self, key: &str) -> Option<i64> {
         match self.fields.get(key) {
             Some(PbValue::I(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// A field, if the point has it as text.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match self.fields.get(key) {
+            Some(PbValue::S(value)) => Some(value),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@
  *   sock_create         -> the process that made a UDP socket
  *   ingress, egress     -> payload bytes of UDP packets; copies of DNS packets; HTTP in
  *                          TCP packets
+ *   tls_...             -> plaintext at TLS libraries, and the sockets that they use
  *
  *   scan_listeners      <- at start: ports that are listened on
  *   scan_sockets        <- before each report: who holds which socket
@@ -14,8 +15,9 @@
  *   report_udp_flows    <- what each UDP conversation did since then
  *   walk_http           <- HTTP exchanges that ended without anything after them
  *
- * Nothing runs for a system call. Without httpflow, nothing runs for a TCP packet but
- * one look at its protocol and its socket's ports.
+ * Nothing runs for a system call, but with httpflow-tls for each that uses a socket.
+ * Without httpflow, nothing runs for a TCP packet but one look at its protocol and its
+ * socket's ports.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -26,6 +28,7 @@
 #include "progs/net/http.bpf.h"
 #include "progs/net/listen.bpf.h"
 #include "progs/net/tcp.bpf.h"
+#include "progs/net/tls.bpf.h"
 #include "progs/net/udp.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -172,5 +175,75 @@ int walk_http(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (sk && http)
 		http_walk(sk, http);
+	return 0;
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(tls_socket_sends, struct sock *sk, int result, int flags)
+{
+	tls_socket(sk, true);
+	return 0;
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(tls_socket_receives, struct sock *sk, int result, int flags)
+{
+	tls_socket(sk, false);
+	return 0;
+}
+
+/* SSL_read(session, buffer, size), gnutls_record_recv */
+SEC("uprobe")
+int tls_read(struct pt_regs *ctx)
+{
+	tls_begins(ctx, TLS_IN, 0);
+	return 0;
+}
+
+/* SSL_read_ex(session, buffer, size, where the number of bytes goes) */
+SEC("uprobe")
+int tls_read_ex(struct pt_regs *ctx)
+{
+	tls_begins(ctx, TLS_IN, PT_REGS_PARM4(ctx));
+	return 0;
+}
+
+/* SSL_write, gnutls_record_send */
+SEC("uprobe")
+int tls_write(struct pt_regs *ctx)
+{
+	tls_begins(ctx, TLS_OUT, 0);
+	return 0;
+}
+
+/* SSL_write_ex */
+SEC("uprobe")
+int tls_write_ex(struct pt_regs *ctx)
+{
+	tls_begins(ctx, TLS_OUT, PT_REGS_PARM4(ctx));
+	return 0;
+}
+
+/* SSL_do_handshake, gnutls_handshake */
+SEC("uprobe")
+int tls_handshake(struct pt_regs *ctx)
+{
+	tls_begins(ctx, TLS_HANDSHAKE, 0);
+	return 0;
+}
+
+/* Of any of these. */
+SEC("uretprobe")
+int tls_return(struct pt_regs *ctx)
+{
+	tls_returns(ctx);
+	return 0;
+}
+
+/* SSL_free, gnutls_deinit */
+SEC("uprobe")
+int tls_free(struct pt_regs *ctx)
+{
+	tls_freed(PT_REGS_PARM1(ctx));
 	return 0;
 }

@@ -51,7 +51,8 @@ pub(crate) fn open(folder: &Path, name: &str, trusts_any_file: bool) -> Result<A
     if candidate.is_slow() {
         warn!(plugin = name, "plugin was built without optimisation; build it with --release");
     }
-    let lacking = capabilities::lacking(capabilities::set_of(&candidate.manifest.capabilities));
+    let lacking =
+        capabilities::lacking(capabilities::set_of(&candidate.manifest.capabilities, &[]));
     if !lacking.is_empty() {
         let lacking = capabilities::names(lacking).join(", ");
         let advice = "restart the collector with the plugin enabled, or use --keep-capabilities";

@@ -14,6 +14,8 @@ const DNS_PORT: u16 = 53;
 
 /// The name of HTTP among the application protocols.
 const HTTPFLOW: &str = "httpflow";
+/// And of HTTP through TLS.
+const HTTPFLOW_TLS: &str = "httpflow-tls";
 
 /// `[plugins.ebpf-net]` as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -37,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) dns_ports: DnsPorts,
     /// Report HTTP exchanges.
     pub(crate) httpflow: bool,
+    /// Report HTTP exchanges that go through a TLS library.
+    pub(crate) httpflow_tls: bool,
     /// How paths are merged.
     pub(crate) http_paths: path::Limits,
 }
@@ -44,12 +48,14 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let (collector, File { dns_ports, http_paths }) = settings::parse(text)?;
+        let reports = |wanted: &str| collector.l7net.iter().any(|name| name == wanted);
         Ok(Self {
             interval: collector.interval(),
             include_loopback: collector.include_loopback,
             ephemeral_port: collector.ephemeral_port,
             dns_ports: dns_ports_of(&dns_ports.unwrap_or_else(|| vec![DNS_PORT]))?,
-            httpflow: collector.l7net.iter().any(|name| name == HTTPFLOW),
+            httpflow: reports(HTTPFLOW),
+            httpflow_tls: reports(HTTPFLOW_TLS),
             http_paths: path::Limits {
                 budget: http_paths.unwrap_or(path::Limits::default().budget),
                 ..path::Limits::default()

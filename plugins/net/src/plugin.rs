@@ -1,7 +1,7 @@
 //! The plugin as the host sees it: start, stop, and what it says about itself.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use bpf::net::{OBJECT, abi};
@@ -14,7 +14,13 @@ use plugin_support::worker::Worker;
 use crate::collect::{Collector, Counts};
 use crate::config::Config;
 use crate::httpflow::collect as httpflow;
-use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE};
+use crate::httpflow::tls::collect as tls;
+use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE, TLS_PROBES};
+
+/// Maps that are of no use without httpflow-tls, and how small they can be.
+const WITHOUT_TLS: &[(&str, u32)] = &[("tls_streams", 1), ("tls_pieces", SMALLEST_RING)];
+/// A page of the largest size that Linux has.
+const SMALLEST_RING: u32 = 64 * 1024;
 
 /// `ebpf-net`.
 pub(crate) struct Net {
@@ -22,19 +28,30 @@ pub(crate) struct Net {
     host: Host,
     counts: Arc<Counts>,
     http_counts: Arc<httpflow::Counts>,
+    tls_told: Arc<tls::Told>,
     running: Option<Running>,
 }
 
 struct Running {
     worker: Worker,
     http_worker: Option<Worker>,
+    tls_worker: Option<Worker>,
     kernel_counts: Counters,
-    loaded: Loaded,
+    /// Shared with the thread of httpflow-tls, which attaches to files as they appear.
+    loaded: Arc<Mutex<Loaded>>,
+}
+
+impl Running {
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Plugin for Net {
     const NAME: &'static str = "ebpf-net";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    /// The kernel lets nobody else attach to the code of programs.
+    const CAPABILITIES: &'static str = "SYS_ADMIN/httpflow-tls";
 
     fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
         log::install(host.clone());
@@ -44,6 +61,7 @@ impl Plugin for Net {
             host,
             counts: Arc::default(),
             http_counts: Arc::default(),
+            tls_told: Arc::default(),
             running: None,
         })
     }
@@ -57,11 +75,15 @@ impl Plugin for Net {
         if let Some(mut running) = self.running.take() {
             running.worker.stop();
             drop(running.http_worker.take());
+            drop(running.tls_worker.take());
         }
     }
 
     fn probes(&self) -> Vec<ProbeVerdict> {
-        self.running.as_ref().map_or_else(Vec::new, |running| running.loaded.verdicts().to_vec())
+        let Some(running) = &self.running else { return Vec::new() };
+        let mut verdicts = running.loaded().verdicts().to_vec();
+        verdicts.extend(self.tls_told.files());
+        verdicts
     }
 
     fn metrics(&self) -> Vec<Metric> {
@@ -70,7 +92,8 @@ impl Plugin for Net {
             |index| self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index));
         let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused, dns } =
             self.counts.as_ref();
-        let usage = self.running.as_ref().map(|running| running.loaded.usage()).unwrap_or_default();
+        let usage =
+            self.running.as_ref().map(|running| running.loaded().usage()).unwrap_or_default();
         let own = [
             (
                 "closes_lost",
@@ -121,7 +144,9 @@ impl Plugin for Net {
             in_kernel(abi::COUNTER_HTTP_LOST),
             in_kernel(abi::COUNTER_HTTP_CONNS_REFUSED),
         );
-        own.into_iter().chain(dns.metrics()).chain(http).chain(usage.metrics()).collect()
+        let tls = self.tls_told.metrics(in_kernel(abi::COUNTER_TLS_PIECES_LOST));
+        let own = own.into_iter().chain(dns.metrics()).chain(http).chain(tls);
+        own.chain(usage.metrics()).collect()
     }
 }
 
@@ -135,7 +160,25 @@ impl Net {
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;
         let http_worker = self.follow_http(&mut loaded)?;
-        Ok(Running { worker, http_worker, kernel_counts, loaded })
+        let loaded = Arc::new(Mutex::new(loaded));
+        let tls_worker = self.follow_tls(&loaded)?;
+        Ok(Running { worker, http_worker, tls_worker, kernel_counts, loaded })
+    }
+
+    /// `None` if it is not wanted, or if one of its programs is missing; the verdicts say why.
+    fn follow_tls(&self, loaded: &Arc<Mutex<Loaded>>) -> Result<Option<Worker>> {
+        let is_attached = |loaded: &Mutex<Loaded>| {
+            let loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+            TLS_PROBES.iter().all(|probe| loaded.is_attached(probe.name))
+        };
+        if !self.config.httpflow_tls || !is_attached(loaded) {
+            return Ok(None);
+        }
+        let (loaded, told) = (Arc::clone(loaded), Arc::clone(&self.tls_told));
+        let collector = tls::Collector::new(loaded, &self.config, self.host.clone(), told)?;
+        Worker::spawn("httpflow-tls", self.host.clone(), move |waiter| collector.run(waiter))
+            .context("start the thread of httpflow-tls")
+            .map(Some)
     }
 
     /// `None` if it is not wanted, or if packets cannot be seen; the verdicts say why.
@@ -162,7 +205,11 @@ impl Net {
                 Global { name: "dns_ports", value: dns_ports.as_flattened() },
                 Global { name: "http_enabled", value: &http_enabled },
             ];
-            loader::load(facts, OBJECT, &globals, PROBES)
+            if self.config.httpflow_tls {
+                loader::load(facts, OBJECT, &globals, &[PROBES, TLS_PROBES].concat())
+            } else {
+                loader::load_sized(facts, OBJECT, &globals, WITHOUT_TLS, PROBES)
+            }
         };
         let facts = Facts::of_this_host()?;
         let expects_release = facts.has_cgroup();

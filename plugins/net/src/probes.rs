@@ -71,9 +71,68 @@ pub(crate) const PROBES: &[Probe] = &[
     },
 ];
 
+pub(crate) const TLS_READ: &str = "tls_read";
+pub(crate) const TLS_READ_EX: &str = "tls_read_ex";
+pub(crate) const TLS_WRITE: &str = "tls_write";
+pub(crate) const TLS_WRITE_EX: &str = "tls_write_ex";
+pub(crate) const TLS_HANDSHAKE: &str = "tls_handshake";
+pub(crate) const TLS_RETURN: &str = "tls_return";
+pub(crate) const TLS_FREE: &str = "tls_free";
+
+const TLS: Need = Need::Optional("HTTP through TLS");
+
+/// What is attached as well if HTTP through TLS is wanted; uprobes to files as they appear.
+pub(crate) const TLS_PROBES: &[Probe] = &[
+    Probe {
+        name: "socket below TLS, sending",
+        need: TLS,
+        ways: &[Way { program: "tls_socket_sends", hook: Hook::Tracepoint("sock_send_length") }],
+    },
+    Probe {
+        name: "socket below TLS, receiving",
+        need: TLS,
+        ways: &[Way { program: "tls_socket_receives", hook: Hook::Tracepoint("sock_recv_length") }],
+    },
+    Probe {
+        name: "TLS read begins",
+        need: TLS,
+        ways: &[Way { program: TLS_READ, hook: Hook::Uprobe("SSL_read") }],
+    },
+    Probe {
+        name: "TLS read begins, with a size",
+        need: TLS,
+        ways: &[Way { program: TLS_READ_EX, hook: Hook::Uprobe("SSL_read_ex") }],
+    },
+    Probe {
+        name: "TLS write begins",
+        need: TLS,
+        ways: &[Way { program: TLS_WRITE, hook: Hook::Uprobe("SSL_write") }],
+    },
+    Probe {
+        name: "TLS write begins, with a size",
+        need: TLS,
+        ways: &[Way { program: TLS_WRITE_EX, hook: Hook::Uprobe("SSL_write_ex") }],
+    },
+    Probe {
+        name: "TLS handshake",
+        need: TLS,
+        ways: &[Way { program: TLS_HANDSHAKE, hook: Hook::Uprobe("SSL_do_handshake") }],
+    },
+    Probe {
+        name: "TLS call returns",
+        need: TLS,
+        ways: &[Way { program: TLS_RETURN, hook: Hook::Uprobe("SSL_read") }],
+    },
+    Probe {
+        name: "TLS session is freed",
+        need: TLS,
+        ways: &[Way { program: TLS_FREE, hook: Hook::Uprobe("SSL_free") }],
+    },
+];
+
 #[cfg(test)]
 mod tests {
-    use super::PROBES;
+    use super::{PROBES, TLS_PROBES};
     use bpf::net::OBJECT;
     use plugin_api::ProbeStatus;
     use plugin_support::loader::{Facts, Global, load};
@@ -86,10 +145,11 @@ mod tests {
             Global { name: "ephemeral_port", value: &32768_u16.to_ne_bytes() },
             Global { name: "http_enabled", value: &[1] },
         ];
-        let loaded = load(facts, OBJECT, &globals, PROBES).unwrap();
+        let probes = [PROBES, TLS_PROBES].concat();
+        let loaded = load(facts, OBJECT, &globals, &probes).unwrap();
         for verdict in loaded.verdicts() {
             assert_eq!(verdict.status, ProbeStatus::Attached, "{verdict:?}");
         }
-        assert_eq!(loaded.verdicts().len(), PROBES.len());
+        assert_eq!(loaded.verdicts().len(), probes.len());
     }
 }

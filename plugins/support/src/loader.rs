@@ -82,6 +82,17 @@ pub fn load(
     globals: &[Global<'_>],
     probes: &[Probe],
 ) -> Result<Loaded> {
+    load_sized(facts, object, globals, &[], probes)
+}
+
+/// The same, with other numbers of entries for some maps.
+pub fn load_sized(
+    facts: Facts,
+    object: &[u8],
+    globals: &[Global<'_>],
+    sizes: &[(&'static str, u32)],
+    probes: &[Probe],
+) -> Result<Loaded> {
     // Kernels before 5.11 charge maps to this limit. Where it cannot be raised it rarely matters.
     let unlimited = Rlimit { current: None, maximum: None };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
@@ -92,6 +103,9 @@ pub fn load(
     loader.btf(Some(&facts.btf)).allow_unsupported_maps();
     for Global { name, value } in globals {
         loader.override_global(name, *value, true);
+    }
+    for (map, entries) in sizes {
+        loader.map_max_entries(map, *entries);
     }
     let mut ebpf = loader.load(object).context(if geteuid().is_root() {
         "load the object"

@@ -12,7 +12,7 @@ use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
 
 /// A logical hook.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Probe {
     /// What it observes, in words.
     pub name: &'static str,

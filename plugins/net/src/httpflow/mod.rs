@@ -17,3 +17,4 @@ mod decode;
 mod follow;
 mod http1;
 mod point;
+pub(crate) mod tls;

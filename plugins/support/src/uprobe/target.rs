@@ -66,6 +66,25 @@ impl Target {
         Self::new(file, path.to_owned()).map(Some)
     }
 
+    /// All files that process `pid` has mapped as code and whose paths are `is_wanted`, each path
+    /// once and no more than `most`.
+    pub fn all_mapped(
+        pid: u32,
+        most: usize,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> io::Result<Vec<Self>> {
+        let maps = fs::read(format!("/proc/{pid}/maps"))?;
+        let maps = String::from_utf8_lossy(&maps);
+        let mut found: Vec<Self> = Vec::new();
+        for (range, path) in maps.lines().filter_map(code_mapping).filter(|(_, p)| is_wanted(p)) {
+            if found.len() < most && !found.iter().any(|known| known.name == path) {
+                let file = File::open(format!("/proc/{pid}/map_files/{range}"))?;
+                found.push(Self::new(file, path.to_owned())?);
+            }
+        }
+        Ok(found)
+    }
+
     /// The file that `path` leads to in the root of process `pid`.
     pub fn in_root(pid: u32, path: &str) -> io::Result<Self> {
         Self::new(process::open_in_root(pid, path)?, path.to_owned())
@@ -134,6 +153,9 @@ mod tests {
         let mapped = Target::mapped(pid, |mapped| mapped == path).unwrap();
         assert_eq!(mapped.expect("it is mapped").id(), id);
         assert!(Target::mapped(pid, |_| false).unwrap().is_none());
+        let all = Target::all_mapped(pid, 9, |mapped| mapped == path).unwrap();
+        assert_eq!(all.iter().map(Target::id).collect::<Vec<_>>(), [id]);
+        assert!(Target::all_mapped(pid, 0, |_| true).unwrap().is_empty());
     }
 
     #[test]

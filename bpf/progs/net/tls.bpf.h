@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Plaintext of TLS, at the library that a process uses, and the socket below it.
+ *
+ *   a call begins    -> the thread is in a call, for a session
+ *   a socket is used -> inside of the call: it is the session's
+ *   the call returns -> the bytes that it took or gave: into the ring
+ *   session freed    -> the same, without bytes
+ *
+ * Nothing is known of the library's memory. A library that is given its bytes by the
+ * process (node, asyncio) touches no socket: then the one that the thread writes to
+ * next, after the process has handed bytes over, is the session's.
+ */
+#ifndef NET_TLS_BPF_H
+#define NET_TLS_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "abi/net.h"
+#include "lib/count.bpf.h"
+#include "lib/sock.bpf.h"
+#include "lib/task.bpf.h"
+#include "progs/net/tcp.bpf.h"
+
+/* Wake the reader when this much is waiting; it also comes by on its own. */
+#define TLS_WAKEUP_BYTES (512 * 1024)
+
+/* The call that a thread is in. */
+struct tls_call {
+	/* 0: in none. */
+	__u64 session;
+	__u64 buffer;
+	/* Where the size will be, of the functions that do not return it. */
+	__u64 size_at;
+	__u64 stack;
+	__u64 time_ns;
+	__u32 way;
+	/* A socket was used in it. */
+	__u32 has_socket;
+	/* The session that left bytes which the thread has yet to write to a socket. */
+	__u64 unsent;
+};
+
+/* Threads that have called a TLS library; goes with the thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tls_call);
+} tls_calls SEC(".maps");
+
+struct tls_key {
+	__u64 session;
+	__u32 pid;
+	__u32 padding;
+};
+
+struct tls_stream {
+	struct tuple tuple;
+	struct owner owner;
+	__u8 family;
+	__u8 role;
+	__u16 padding;
+	__u64 born_ns;
+	__u64 cookie;
+	/* Bytes that went either way. */
+	__u64 moved[2];
+};
+
+/*
+ * Sessions. Full: the coldest one is forgotten; if it says more it is a new one, of
+ * which the beginning was missed. The loader makes it small when TLS is not wanted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct tls_key);
+	__type(value, struct tls_stream);
+	__uint(max_entries, TLS_STREAMS);
+} tls_streams SEC(".maps");
+
+/* Full: counted, and the piece is missing. The loader makes it small as well. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, TLS_PIECES_BYTES);
+} tls_pieces SEC(".maps");
+
+static __always_inline struct tls_key tls_key_of(__u64 session)
+{
+	struct tls_key key = {
+		.session = session,
+		.pid = bpf_get_current_pid_tgid() >> 32,
+	};
+
+	return key;
+}
+
+static __always_inline struct tls_stream *tls_stream_of(const struct tls_key *key)
+{
+	struct tls_stream *stream = bpf_map_lookup_elem(&tls_streams, key);
+	struct tls_stream fresh = {};
+
+	if (stream)
+		return stream;
+	fresh.born_ns = bpf_ktime_get_ns();
+	owner_is_current(&fresh.owner);
+	bpf_map_update_elem(&tls_streams, key, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&tls_streams, key);
+}
+
+static __always_inline struct tls_call *tls_call_of_current(void)
+{
+	return bpf_task_storage_get(&tls_calls, bpf_get_current_task_btf(), NULL, 0);
+}
+
+/* What of a piece is not its bytes. */
+struct tls_move {
+	__u64 session;
+	__u64 position;
+	__u64 size;
+	__u64 time_ns;
+	__u8 way;
+};
+
+static __always_inline void tls_fill(struct tls_piece *piece, const struct tls_stream *stream,
+				     const struct tls_move *move)
+{
+	piece->tuple = stream->tuple;
+	piece->owner = stream->owner;
+	piece->family = stream->family;
+	piece->way = move->way;
+	piece->role = stream->role;
+	piece->padding = 0;
+	piece->session = move->session;
+	piece->born_ns = stream->born_ns;
+	piece->cookie = stream->cookie;
+	piece->position = move->position;
+	piece->size = move->size;
+	piece->time_ns = move->time_ns;
+	piece->captured = 0;
+	piece->padding2 = 0;
+}
+
+static __always_inline void tls_submit(struct tls_piece *piece)
+{
+	__u64 waiting = bpf_ringbuf_query(&tls_pieces, BPF_RB_AVAIL_DATA);
+
+	bpf_ringbuf_submit(piece,
+			   waiting >= TLS_WAKEUP_BYTES ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+/* Room for `room` bytes is known at compile time, as the kernel wants it. */
+static __always_inline void tls_emit(const struct tls_stream *stream, const struct tls_move *move,
+				     __u64 buffer, const __u32 room)
+{
+	struct tls_piece *piece;
+	__u64 captured = move->size;
+
+	piece = bpf_ringbuf_reserve(&tls_pieces, sizeof(*piece) + room, 0);
+	if (!piece) {
+		count(COUNTER_TLS_PIECES_LOST, 1);
+		return;
+	}
+	tls_fill(piece, stream, move);
+	/* Or else the compiler checks a copy, which the verifier does not see. */
+	barrier_var(captured);
+	if (captured > room)
+		captured = room;
+	if (!bpf_probe_read_user(piece + 1, captured, (void *)buffer))
+		piece->captured = captured;
+	tls_submit(piece);
+}
+
+static __always_inline void tls_moved(struct tls_call *call, __u64 session, __u64 size)
+{
+	struct tls_key key = tls_key_of(session);
+	struct tls_stream *stream = tls_stream_of(&key);
+	struct tls_move move = {.session = session, .size = size};
+
+	if (!stream) {
+		count(COUNTER_TLS_PIECES_LOST, 1);
+		return;
+	}
+	/* A session is used by one thread at a time: the libraries demand it. */
+	if (call->way == TLS_OUT) {
+		move.way = TLS_OUT;
+		move.time_ns = call->time_ns;
+		move.position = stream->moved[TLS_OUT];
+		stream->moved[TLS_OUT] += size;
+		if (!call->has_socket && !stream->cookie)
+			call->unsent = session;
+	} else {
+		move.way = TLS_IN;
+		move.time_ns = bpf_ktime_get_ns();
+		move.position = stream->moved[TLS_IN];
+		stream->moved[TLS_IN] += size;
+	}
+	if (size <= TLS_SMALL_BYTES)
+		tls_emit(stream, &move, call->buffer, TLS_SMALL_BYTES);
+	else if (size <= TLS_MEDIUM_BYTES)
+		tls_emit(stream, &move, call->buffer, TLS_MEDIUM_BYTES);
+	else
+		tls_emit(stream, &move, call->buffer, TLS_LARGE_BYTES);
+}
+
+/*
+ * A session may use another one to send its bytes, as through a TLS proxy, or begin
+ * with a handshake: that happens further down the stack, and the outer call counts.
+ * One that was given up, with a jump, is followed by one further up or for the same
+ * session.
+ */
+static __always_inline void tls_begins(struct pt_regs *ctx, __u32 way, __u64 size_at)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 session = PT_REGS_PARM1(ctx), stack = PT_REGS_SP(ctx);
+	struct tls_call *call;
+
+	call = bpf_task_storage_get(&tls_calls, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!call) {
+		count(COUNTER_TLS_PIECES_LOST, 1);
+		return;
+	}
+	if (call->session && stack < call->stack &&
+	    (call->session != session || way == TLS_HANDSHAKE))
+		return;
+	call->session = session;
+	call->buffer = PT_REGS_PARM2(ctx);
+	call->size_at = size_at;
+	call->stack = stack;
+	call->time_ns = bpf_ktime_get_ns();
+	call->way = way;
+	call->has_socket = 0;
+}
+
+static __always_inline void tls_returns(struct pt_regs *ctx)
+{
+	struct tls_call *call = tls_call_of_current();
+	__u64 session, size;
+	int result;
+
+	/* The return address is off the stack, where it was on it. */
+	if (!call || !call->session || PT_REGS_SP(ctx) - call->stack > sizeof(long))
+		return;
+	session = call->session;
+	call->session = 0;
+	if (call->way == TLS_HANDSHAKE)
+		return;
+	result = PT_REGS_RC(ctx);
+	if (result <= 0)
+		return;
+	size = result;
+	if (call->size_at && bpf_probe_read_user(&size, sizeof(size), (void *)call->size_at)) {
+		count(COUNTER_TLS_PIECES_LOST, 1);
+		return;
+	}
+	if (size)
+		tls_moved(call, session, size);
+}
+
+static __always_inline void tls_freed(__u64 session)
+{
+	struct tls_key key = tls_key_of(session);
+	struct tls_stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
+	struct tls_move move = {.session = session, .way = TLS_END};
+	struct tls_piece *piece;
+
+	if (!stream)
+		return;
+	piece = bpf_ringbuf_reserve(&tls_pieces, sizeof(*piece), 0);
+	if (piece) {
+		move.time_ns = bpf_ktime_get_ns();
+		tls_fill(piece, stream, &move);
+		tls_submit(piece);
+	} else {
+		count(COUNTER_TLS_PIECES_LOST, 1);
+	}
+	bpf_map_delete_elem(&tls_streams, &key);
+}
+
+/* The thread uses a socket. For nearly all threads this ends at the first line. */
+static __always_inline void tls_socket(struct sock *sk, bool sends)
+{
+	struct tls_call *call = tls_call_of_current();
+	struct tls_stream *stream;
+	struct tcp_conn *conn;
+	struct tls_key key;
+	__u64 session, cookie;
+	bool is_inside;
+
+	if (!call)
+		return;
+	is_inside = call->session != 0;
+	session = is_inside ? call->session : call->unsent;
+	if (!session || (!is_inside && !sends) || sk->sk_protocol != IPPROTO_TCP)
+		return;
+	if (is_inside) {
+		if (call->has_socket)
+			return;
+		call->has_socket = 1;
+	}
+	call->unsent = 0;
+	key = tls_key_of(session);
+	stream = is_inside ? tls_stream_of(&key) : bpf_map_lookup_elem(&tls_streams, &key);
+	if (!stream)
+		return;
+	cookie = bpf_get_socket_cookie(sk);
+	if (stream->cookie == cookie || (stream->cookie && !is_inside))
+		return;
+	/* Another connection at the same address, of a session whose end was not seen. */
+	if (stream->cookie) {
+		stream->born_ns = bpf_ktime_get_ns();
+		stream->moved[TLS_IN] = 0;
+		stream->moved[TLS_OUT] = 0;
+	}
+	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
+	stream->role = conn ? conn->role : ROLE_UNKNOWN;
+	stream->family = tuple_of_sock(sk, &stream->tuple);
+	stream->cookie = cookie;
+}
+
+#endif
