@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -68,7 +68,8 @@ pub(crate) struct Collector {
     aggregate: Aggregate,
     dns_packets: Ring,
     dns: Dnsflow,
-    domains: Domains,
+    /// Others read them, and wait no longer than one pass over a ring takes.
+    domains: Arc<Mutex<Domains>>,
     processes: Processes,
     counts: Arc<Counts>,
 }
@@ -111,12 +112,17 @@ impl Collector {
             aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
             dns_packets: loaded.ring("dns_packets")?,
             dns: Dnsflow::new(config, Arc::clone(&counts.dns)),
-            domains: Domains::default(),
+            domains: Arc::default(),
             processes: Processes::default(),
             counts,
         };
         collector.scan().context("scan for open sockets")?;
         Ok(collector)
+    }
+
+    /// Names of addresses, for others that report them.
+    pub(crate) fn domains(&self) -> Arc<Mutex<Domains>> {
+        Arc::clone(&self.domains)
     }
 
     /// Runs until it is told to stop, and reports a last time then.
@@ -157,7 +163,8 @@ impl Collector {
         self.drain_dns();
         let flush = self.aggregate.flush();
         self.send(&flush);
-        self.domains.age(monotonic_ns());
+        let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
+        domains.age(monotonic_ns());
     }
 
     fn report_dns(&mut self) {
@@ -183,7 +190,8 @@ impl Collector {
 
     fn drain_dns(&mut self) {
         let Self { dns_packets, dns, domains, counts, .. } = self;
-        dns_packets.drain(|record| dns.observe(record, domains));
+        let mut domains = domains.lock().unwrap_or_else(PoisonError::into_inner);
+        dns_packets.drain(|record| dns.observe(record, &mut domains));
         counts.dns.domains_evicted.store(domains.evicted(), Ordering::Relaxed);
     }
 
@@ -227,8 +235,9 @@ impl Collector {
         self.counts.flows_refused.fetch_add(*refused, Ordering::Relaxed);
         self.counts.flow_bytes_refused.fetch_add(*refused_bytes, Ordering::Relaxed);
         let time_ns = unix_time_ns();
+        let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         self.send_all(point::FEED, flows, |points, key, stats| {
-            point::netflow(points, &self.processes, &self.domains, key, stats, time_ns);
+            point::netflow(points, &self.processes, &domains, key, stats, time_ns);
         });
     }
 

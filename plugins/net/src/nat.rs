@@ -65,6 +65,21 @@ impl Nat {
         self.real_end(protocol, delta.netns, delta.local, delta.remote)
     }
 
+    /// The same for a TCP connection from a socket in `netns`.
+    pub(crate) fn tcp_destination(
+        &self,
+        netns: u32,
+        from: Endpoint,
+        to: Endpoint,
+    ) -> Option<Endpoint> {
+        self.real_end(TCP, netns, from, to)
+    }
+
+    /// Whether anything may be translated.
+    pub(crate) fn has_table(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// The same for a packet from a socket in `netns`.
     fn real_end(&self, protocol: u8, netns: u32, from: Endpoint, to: Endpoint) -> Option<Endpoint> {
         let table = self.table.as_ref()?;

@@ -13,6 +13,7 @@ use plugin_support::worker::Worker;
 
 use crate::collect::{Collector, Counts};
 use crate::config::Config;
+use crate::domains::Domains;
 use crate::httpflow::collect as httpflow;
 use crate::httpflow::tls::collect as tls;
 use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE, TLS_PROBES};
@@ -156,17 +157,22 @@ impl Net {
         let kernel_counts = loaded.counters("counters")?;
         let collector =
             Collector::new(&mut loaded, &self.config, self.host.clone(), Arc::clone(&self.counts))?;
+        let domains = collector.domains();
         let worker =
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;
-        let http_worker = self.follow_http(&mut loaded)?;
+        let http_worker = self.follow_http(&mut loaded, Arc::clone(&domains))?;
         let loaded = Arc::new(Mutex::new(loaded));
-        let tls_worker = self.follow_tls(&loaded)?;
+        let tls_worker = self.follow_tls(&loaded, domains)?;
         Ok(Running { worker, http_worker, tls_worker, kernel_counts, loaded })
     }
 
     /// `None` if it is not wanted, or if one of its programs is missing; the verdicts say why.
-    fn follow_tls(&self, loaded: &Arc<Mutex<Loaded>>) -> Result<Option<Worker>> {
+    fn follow_tls(
+        &self,
+        loaded: &Arc<Mutex<Loaded>>,
+        domains: Arc<Mutex<Domains>>,
+    ) -> Result<Option<Worker>> {
         let is_attached = |loaded: &Mutex<Loaded>| {
             let loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
             TLS_PROBES.iter().all(|probe| loaded.is_attached(probe.name))
@@ -175,19 +181,25 @@ impl Net {
             return Ok(None);
         }
         let (loaded, told) = (Arc::clone(loaded), Arc::clone(&self.tls_told));
-        let collector = tls::Collector::new(loaded, &self.config, self.host.clone(), told)?;
+        let collector =
+            tls::Collector::new(loaded, &self.config, self.host.clone(), domains, told)?;
         Worker::spawn("httpflow-tls", self.host.clone(), move |waiter| collector.run(waiter))
             .context("start the thread of httpflow-tls")
             .map(Some)
     }
 
     /// `None` if it is not wanted, or if packets cannot be seen; the verdicts say why.
-    fn follow_http(&self, loaded: &mut Loaded) -> Result<Option<Worker>> {
+    fn follow_http(
+        &self,
+        loaded: &mut Loaded,
+        domains: Arc<Mutex<Domains>>,
+    ) -> Result<Option<Worker>> {
         if !self.config.httpflow || !PACKETS.iter().all(|probe| loaded.is_attached(probe)) {
             return Ok(None);
         }
         let counts = Arc::clone(&self.http_counts);
-        let collector = httpflow::Collector::new(loaded, &self.config, self.host.clone(), counts)?;
+        let collector =
+            httpflow::Collector::new(loaded, &self.config, self.host.clone(), domains, counts)?;
         Worker::spawn("httpflow", self.host.clone(), move |waiter| collector.run(waiter))
             .context("start the thread of httpflow")
             .map(Some)

@@ -6,15 +6,20 @@ use std::collections::HashMap;
 use std::mem;
 use std::net::IpAddr;
 
+use plugin_api::Host;
 use plugin_proto::http1::Version;
 use plugin_proto::path::{self, Paths};
 
 use super::decode::{Ends, Exchange};
 use crate::decode::{Direction, Endpoint, Owner};
+use crate::nat::Nat;
 use crate::netflow::filter::has_reported_ends;
 
 /// Summaries of one interval at most. When half of them are taken, paths are merged as they come.
 const MAX_SUMMARIES: usize = 65_536;
+
+/// Connections of an interval whose translation is remembered. Of others it is looked up each time.
+const MAX_TRANSLATIONS: usize = 16_384;
 
 /// Whose exchanges they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +30,8 @@ pub(super) struct Conversation {
     pub(super) direction: Direction,
     pub(super) owner: Owner,
     pub(super) netns: u32,
+    /// Where the destination really is, if that is elsewhere.
+    pub(super) translated: Option<Endpoint>,
 }
 
 /// The server's end, by namespace: its paths are one set.
@@ -104,6 +111,9 @@ pub(super) struct Aggregate {
     max_summaries: usize,
     summaries: usize,
     paths: Paths<Service>,
+    nat: Nat,
+    /// What the table of translations says of connections of this interval.
+    translations: HashMap<(u32, Endpoint, Endpoint), Option<Endpoint>>,
     interval: Flush,
 }
 
@@ -116,6 +126,8 @@ impl Aggregate {
             max_summaries: MAX_SUMMARIES,
             summaries: 0,
             paths: Paths::new(paths),
+            nat: Nat::default(),
+            translations: HashMap::new(),
             interval: Flush::default(),
         }
     }
@@ -123,6 +135,11 @@ impl Aggregate {
     /// Paths that were merged so far.
     pub(super) fn merged(&self) -> u64 {
         self.paths.counters().merged
+    }
+
+    /// Asks for the table of translated connections; what is asked for before is not translated.
+    pub(super) fn refresh_nat(&mut self, host: &Host) {
+        self.nat.refresh(host);
     }
 
     pub(super) fn observe(&mut self, exchange: &Exchange<'_>) {
@@ -162,6 +179,7 @@ impl Aggregate {
     pub(super) fn flush(&mut self) -> Flush {
         let Flush { conversations, refused } = mem::take(&mut self.interval);
         self.summaries = 0;
+        self.translations.clear();
         for (conversation, paths) in &conversations {
             for path in paths.keys() {
                 self.paths.observe(conversation.service(), path);
@@ -188,8 +206,12 @@ impl Aggregate {
         named
     }
 
-    fn conversation_of(&self, ends: &Ends) -> Conversation {
+    fn conversation_of(&mut self, ends: &Ends) -> Conversation {
         let Ends { local, remote, direction, owner, netns } = *ends;
+        let translated = match direction {
+            Direction::Outgoing if self.nat.has_table() => self.translation(netns, local, remote),
+            Direction::Outgoing | Direction::Incoming => None,
+        };
         let masked = |Endpoint { ip, port }| Endpoint {
             ip,
             port: port.filter(|port| *port < self.ephemeral_port),
@@ -198,7 +220,20 @@ impl Aggregate {
             Direction::Outgoing => (masked(local), remote),
             Direction::Incoming => (local, masked(remote)),
         };
-        Conversation { source, destination, direction, owner, netns }
+        Conversation { source, destination, direction, owner, netns, translated }
+    }
+
+    /// A connection carries many exchanges, and a look into the table is a system call.
+    fn translation(&mut self, netns: u32, from: Endpoint, to: Endpoint) -> Option<Endpoint> {
+        let key = (netns, from, to);
+        if let Some(known) = self.translations.get(&key) {
+            return *known;
+        }
+        let translated = self.nat.tcp_destination(netns, from, to);
+        if self.translations.len() < MAX_TRANSLATIONS {
+            self.translations.insert(key, translated);
+        }
+        translated
     }
 }
 

@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -24,6 +24,7 @@ use super::follow::{Follow, FollowCounts};
 use super::point;
 use crate::config::Config;
 use crate::decode::DecodeError;
+use crate::domains::Domains;
 
 /// Points in one batch to the host.
 const BATCH: usize = 512;
@@ -100,6 +101,8 @@ pub(crate) struct Collector {
     /// `None` where idle connections cannot be walked; the verdicts say why.
     walk: Option<Iterator>,
     aggregate: Aggregate,
+    /// As the thread of dnsflow learns them.
+    domains: Arc<Mutex<Domains>>,
     processes: Processes,
     counts: Arc<Counts>,
 }
@@ -109,6 +112,7 @@ impl Collector {
         loaded: &mut Loaded,
         config: &Config,
         host: Host,
+        domains: Arc<Mutex<Domains>>,
         counts: Arc<Counts>,
     ) -> Result<Self> {
         let walk = loaded
@@ -131,6 +135,7 @@ impl Collector {
                 config.ephemeral_port,
                 config.http_paths,
             ),
+            domains,
             processes: Processes::default(),
             counts,
         })
@@ -141,6 +146,7 @@ impl Collector {
         for ring in [&self.incoming, &self.outgoing, &self.pieces] {
             waiter.watch(ring.as_fd()).context("watch a ring")?;
         }
+        self.aggregate.refresh_nat(&self.host);
         let mut due = Instant::now() + self.interval;
         while waiter.wait(due).context("wait for records")? {
             self.drain();
@@ -212,9 +218,10 @@ impl Collector {
         self.counts.summaries_refused.fetch_add(flush.refused, Ordering::Relaxed);
         self.counts.paths_merged.store(self.aggregate.merged(), Ordering::Relaxed);
         let time_ns = unix_time_ns();
+        let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         let mut points = Points::new(Category::Network, point::FEED);
         for summary in flush.each() {
-            point::httpflow(&mut points, &self.processes, summary, time_ns);
+            point::httpflow(&mut points, &self.processes, &domains, summary, time_ns);
             if points.len() == BATCH {
                 let full =
                     std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
@@ -223,6 +230,8 @@ impl Collector {
             }
         }
         self.host.send(points);
+        drop(domains);
+        self.aggregate.refresh_nat(&self.host);
     }
 }
 

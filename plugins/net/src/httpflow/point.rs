@@ -5,6 +5,7 @@ use plugin_support::process::Processes;
 
 use super::aggregate::{Conversation, Outcome, Stats};
 use crate::decode::Direction;
+use crate::domains::Domains;
 use crate::netflow::point::{End, NOT_TRANSLATED, UNKNOWN};
 
 pub(super) const FEED: &str = "ebpf-net/httpflow";
@@ -14,16 +15,19 @@ const MEASUREMENT: &str = "httpflow";
 pub(super) fn httpflow(
     points: &mut Points,
     processes: &Processes,
+    domains: &Domains,
     (conversation, path, outcome, stats): (&Conversation, &str, &Outcome, &Stats),
     time_ns: i64,
 ) {
-    let Conversation { source, destination, direction, owner, netns } = conversation;
+    let Conversation { source, destination, direction, owner, netns, translated } = conversation;
     let mut point = points.point(MEASUREMENT, time_ns);
     let here = End::write(&mut point, source);
     let there = End::write(&mut point, destination);
-    let (side, name, client, server) = match direction {
-        Direction::Outgoing => ("client", "outgoing", here, there),
-        Direction::Incoming => ("server", "incoming", there, here),
+    let real_end = translated.as_ref().map(|real| End::write(&mut point, real));
+    let domain = point.text(domains.name(*netns, destination.ip).unwrap_or(UNKNOWN));
+    let (side, name, client, server, server_domain) = match direction {
+        Direction::Outgoing => ("client", "outgoing", here, there, domain),
+        Direction::Incoming => ("server", "incoming", there, here, UNKNOWN.into()),
     };
     point
         .tag("family", if source.ip.is_ipv4() { "IPv4" } else { "IPv6" })
@@ -35,9 +39,9 @@ pub(super) fn httpflow(
         .tag("dst_ip", there.ip)
         .tag("dst_port", there.port)
         .tag("dst_ip_type", there.ip_type)
-        .tag("dst_domain", UNKNOWN)
-        .tag("dst_nat_ip", NOT_TRANSLATED)
-        .tag("dst_nat_port", NOT_TRANSLATED)
+        .tag("dst_domain", domain)
+        .tag("dst_nat_ip", real_end.map_or(NOT_TRANSLATED.into(), |end| end.ip))
+        .tag("dst_nat_port", real_end.map_or(NOT_TRANSLATED.into(), |end| end.port))
         .tag_display("pid", owner.pid)
         .tag_display("process_name", processes.name(owner.pid, &owner.comm))
         .tag_display("netns", netns)
@@ -48,7 +52,7 @@ pub(super) fn httpflow(
         .tag("server_ip", server.ip)
         .tag("server_port", server.port)
         .tag("server_ip_type", server.ip_type)
-        .tag("server_domain", UNKNOWN);
+        .tag("server_domain", server_domain);
 
     let Outcome { method, status, version, truncated, grpc_status } = outcome;
     let (sent, received) = (stats.request_bytes as i64, stats.response_bytes as i64);

@@ -22,6 +22,7 @@ use super::decode;
 use super::files::Files;
 use super::follow::Sessions;
 use crate::config::Config;
+use crate::domains::Domains;
 
 /// Points in one batch to the host.
 const BATCH: usize = 512;
@@ -109,6 +110,8 @@ pub(crate) struct Collector {
     files: Files,
     sessions: Sessions,
     aggregate: Aggregate,
+    /// As the thread of dnsflow learns them.
+    domains: Arc<Mutex<Domains>>,
     processes: Processes,
     told: Arc<Told>,
 }
@@ -119,6 +122,7 @@ impl Collector {
         loaded: Arc<Mutex<Loaded>>,
         config: &Config,
         host: Host,
+        domains: Arc<Mutex<Domains>>,
         told: Arc<Told>,
     ) -> Result<Self> {
         let pieces = loaded.lock().unwrap_or_else(PoisonError::into_inner).ring("tls_pieces")?;
@@ -134,6 +138,7 @@ impl Collector {
                 config.ephemeral_port,
                 config.http_paths,
             ),
+            domains,
             processes: Processes::default(),
             told,
         };
@@ -145,6 +150,7 @@ impl Collector {
     pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
         waiter.watch(self.pieces.as_fd()).context("watch the ring")?;
         let sweep = self.interval.min(LONGEST_SWEEP);
+        self.aggregate.refresh_nat(&self.host);
         let mut report_due = Instant::now() + self.interval;
         let mut sweep_due = Instant::now() + sweep;
         while waiter.wait(report_due.min(sweep_due)).context("wait for records")? {
@@ -223,9 +229,10 @@ impl Collector {
         told.not_understood.fetch_add(losses.not_understood, Ordering::Relaxed);
         told.summaries_refused.fetch_add(flush.refused, Ordering::Relaxed);
         let time_ns = unix_time_ns();
+        let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         let mut points = Points::new(Category::Network, point::FEED);
         for summary in flush.each() {
-            point::httpflow(&mut points, &self.processes, summary, time_ns);
+            point::httpflow(&mut points, &self.processes, &domains, summary, time_ns);
             if points.len() == BATCH {
                 let full =
                     std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
@@ -234,5 +241,7 @@ impl Collector {
             }
         }
         self.host.send(points);
+        drop(domains);
+        self.aggregate.refresh_nat(&self.host);
     }
 }
