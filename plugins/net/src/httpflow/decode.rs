@@ -187,3 +187,59 @@ fn expected_bytes(request: &RequestHead<'_>) -> Option<u64> {
 fn direction(way: u8) -> Direction {
     if u32::from(way) == abi::HTTP_OUTGOING { Direction::Outgoing } else { Direction::Incoming }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Read, exchange, part};
+    use crate::decode::tests::closed;
+    use bpf::net::abi;
+    use zerocopy::IntoBytes as _;
+
+    fn record(head: &[u8], request_bytes: u64) -> Vec<u8> {
+        let abi::tcp_delta { tuple, owner, .. } = closed();
+        let record = abi::http_exchange {
+            tuple,
+            owner,
+            family: abi::FAMILY_IPV4 as u8,
+            way: abi::HTTP_OUTGOING as u8,
+            major: 1,
+            minor: 1,
+            cookie: 7,
+            latency_ns: 5,
+            request_bytes,
+            response_bytes: 9,
+            status: 200,
+            captured: head.len() as u32,
+        };
+        [record.as_bytes(), head].concat()
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = record(b"GET /a HTTP/1.1\r\n\r\n", 19);
+        for len in 0..bytes.len() {
+            assert!(exchange(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        assert!(exchange(&bytes).is_ok());
+        assert!(part(&[0; 95]).is_err());
+    }
+
+    #[test]
+    fn a_request_is_measured_against_what_its_head_says() {
+        let head = b"POST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
+        let len = head.len() as u64;
+        let read = |bytes| exchange(&record(head, bytes)).map(|(_, read)| format!("{read:?}"));
+        assert!(read(len + 3).unwrap().starts_with("Exchange"));
+        assert!(read(len + 2).unwrap().starts_with("Cut"));
+        assert!(read(len + 4).unwrap().starts_with("Crowded"));
+    }
+
+    #[test]
+    fn a_target_without_a_path_is_not_reported() {
+        for head in [&b"OPTIONS * HTTP/1.1\r\n\r\n"[..], b"CONNECT h:443 HTTP/1.1\r\n\r\n"] {
+            let read = exchange(&record(head, head.len() as u64))
+                .map(|(_, read)| read == Read::WithoutPath);
+            assert_eq!(read, Ok(true));
+        }
+    }
+}
