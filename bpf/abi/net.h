@@ -41,15 +41,17 @@ enum counter {
 	COUNTER_UDP_BYTES_REFUSED = 3,
 	/* Ports listened on at the start that found their table full. */
 	COUNTER_LISTENERS_REFUSED = 4,
+	/* Packets of DNS ports that found no room in their ring. */
+	COUNTER_DNS_PACKETS_LOST = 5,
 	/* HTTP exchanges, or pieces of streams, that found their ring full. */
-	COUNTER_HTTP_LOST = 5,
+	COUNTER_HTTP_LOST = 6,
 	/* Requests and responses that could not be told or paired. */
-	COUNTER_HTTP_NOT_UNDERSTOOD = 6,
+	COUNTER_HTTP_NOT_UNDERSTOOD = 7,
 	/* Connections that speak HTTP for which the kernel had no memory. */
-	COUNTER_HTTP_CONNS_REFUSED = 7,
+	COUNTER_HTTP_CONNS_REFUSED = 8,
 	/* Pieces of TLS sessions that found their ring full, or could not be told. */
-	COUNTER_TLS_PIECES_LOST = 8,
-	COUNTER_COUNT = 9,
+	COUNTER_TLS_PIECES_LOST = 9,
+	COUNTER_COUNT = 10,
 };
 
 enum ring_size {
@@ -126,6 +128,8 @@ struct udp_delta {
 };
 _Static_assert(sizeof(struct udp_delta) == 80, "udp_delta is wire format");
 
+/* Here and not above: it is made of what is declared above. */
+#include "abi/dns.h"
 #include "abi/http.h"
 #include "abi/tls.h"
 

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::config::Limits;
 use crate::pipeline::backlog::Backlog;
 use crate::pipeline::thin::Thinner;
+use crate::plugin::supervisor::Supervisor;
 use crate::telemetry::usage::Usage;
 use crate::traffic::Traffic;
 
@@ -58,8 +59,7 @@ pub(crate) struct Controls {
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) thinner: Arc<Thinner>,
     pub(crate) traffic: Arc<Traffic>,
-    /// Stops the optional plugins, or starts them again.
-    pub(crate) pause_plugins: Box<dyn Fn(bool) + Send>,
+    pub(crate) plugins: Arc<Supervisor>,
 }
 
 /// Keeps the collector within its limits.
@@ -68,6 +68,8 @@ pub(crate) struct Watch {
     cpu: Rate,
     bandwidth: Rate,
     controls: Controls,
+    /// Plugins that the operator can do without.
+    optional: Vec<String>,
     demands: Demands,
     standings: Arc<Standings>,
     seconds: Interval,
@@ -109,6 +111,7 @@ impl Watch {
             cpu: Rate::new(usage.cpu_seconds, now),
             bandwidth: Rate::new(controls.traffic.total(), now),
             controls,
+            optional: limits.optional.clone(),
             demands: Demands::default(),
             standings: Arc::new(standings),
             seconds,
@@ -144,7 +147,14 @@ impl Watch {
                 Resource::Memory => usage.resident_bytes as f64,
                 Resource::Bandwidth => bandwidth,
             };
-            over = watched.observe(used, &self.standings).or(over);
+            let gives_up = watched.observe(used, &self.standings);
+            // A plugin that leaks in a process of its own is no reason to end all others.
+            let is_memory = gives_up.is_some() && watched.resource == Resource::Memory;
+            if is_memory && self.controls.plugins.end_largest_process(usage.resident_bytes) {
+                watched.ladder.begin_anew();
+            } else {
+                over = gives_up.or(over);
+            }
         }
         let demands = self.watched.iter().flat_map(|watched| watched.ladder.taken()).copied();
         self.apply(demands.collect());
@@ -164,7 +174,7 @@ impl Watch {
         }
         self.controls.thinner.set(halvings);
         if paused_plugins != self.demands.paused_plugins {
-            (self.controls.pause_plugins)(paused_plugins);
+            self.controls.plugins.pause(&self.optional, paused_plugins);
         }
         self.demands = demands;
     }

@@ -128,15 +128,13 @@ async fn collect(config: Config, read_again: impl Fn() -> Result<Config>) -> Res
         }),
     }));
     supervisor.apply(&config)?;
-    let mut watch = Watch::new(
-        &config.limits,
-        Controls {
-            backlog: Arc::clone(&backlog),
-            thinner: pipeline.thinner(),
-            traffic: Arc::clone(&traffic),
-            pause_plugins: pausing(&config, &supervisor),
-        },
-    )?;
+    let controls = Controls {
+        backlog: Arc::clone(&backlog),
+        thinner: pipeline.thinner(),
+        traffic: Arc::clone(&traffic),
+        plugins: Arc::clone(&supervisor),
+    };
+    let mut watch = Watch::new(&config.limits, controls)?;
     info!(version = env!("CARGO_PKG_VERSION"), enabled = ?config.enabled, "collector runs");
 
     if let Some(address) = config.status_listen.clone() {
@@ -212,12 +210,6 @@ fn serve_status(address: String, sources: server::Sources) {
             warn!(error = %format!("{error:#}"), "status and metrics are not served");
         }
     });
-}
-
-/// What stops the plugins that the operator can do without, and starts them again.
-fn pausing(config: &Config, supervisor: &Arc<Supervisor>) -> Box<dyn Fn(bool) + Send> {
-    let (supervisor, optional) = (Arc::clone(supervisor), config.limits.optional.clone());
-    Box::new(move |pause| supervisor.pause(&optional, pause))
 }
 
 /// Puts what has changed in the configuration into effect; what has not goes on untouched.

@@ -8,6 +8,7 @@
 //! and the namespaces that they make.
 
 pub mod collector;
+pub mod dns;
 pub mod flows;
 pub mod hosts;
 pub mod nginx;

@@ -211,3 +211,18 @@ fn limits_that_are_not_exceeded_do_nothing_under_load() {
     }
     assert_eq!(worker(&collector), first);
 }
+
+#[test]
+fn a_plugin_that_leaks_in_a_process_of_its_own_is_started_again_alone() {
+    let (receiver, plugins) = (Receiver::start(), PluginFolder::new());
+    let args = ["--res-mem", "150MiB", "--isolate", "faulty"];
+    let collector = collector(&receiver, &plugins, "eat-memory", &args);
+    let first = worker(&collector);
+    wait::until("the plugin is started again", || {
+        let entry = collector.plugin("faulty").expect("it is enabled");
+        if entry["restarts"].as_u64() >= Some(1) { Ok(()) } else { Err(entry.to_string()) }
+    });
+    assert_eq!(worker(&collector), first, "the collector runs on");
+    let errors = receiver.last_errors();
+    assert!(errors.iter().any(|error| error.to_string().contains("over the limit")), "{errors:?}");
+}

@@ -5,7 +5,8 @@
  *   inet_sock_set_state -> a connection starts, is established, is closed
  *   sock_release        -> the process that held a socket lets go of it
  *   sock_create         -> the process that made a UDP socket
- *   ingress, egress     -> payload bytes of UDP packets, HTTP in TCP packets
+ *   ingress, egress     -> payload bytes of UDP packets; copies of DNS packets; HTTP in
+ *                          TCP packets
  *   tls_...             -> plaintext at TLS libraries, and the sockets that they use
  *
  *   scan_listeners      <- at start: ports that are listened on
@@ -15,13 +16,14 @@
  *   walk_http           <- HTTP exchanges that ended without anything after them
  *
  * Nothing runs for a system call, but with httpflow-tls for each that uses a socket. Without
- * httpflow, nothing runs for a TCP packet but one look at its protocol.
+ * httpflow, nothing runs for a TCP packet but one look at its protocol and its socket's ports.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
 #include "abi/net.h"
+#include "progs/net/dns.bpf.h"
 #include "progs/net/http.bpf.h"
 #include "progs/net/listen.bpf.h"
 #include "progs/net/tcp.bpf.h"
@@ -89,6 +91,8 @@ int ingress(struct __sk_buff *skb)
 {
 	if (may_be_udp(skb))
 		handle_udp(skb, INGRESS);
+	else if (is_dns_socket(skb))
+		handle_dns_tcp(skb, INGRESS);
 	else
 		handle_http(skb, INGRESS);
 	return 1;
@@ -99,6 +103,8 @@ int egress(struct __sk_buff *skb)
 {
 	if (may_be_udp(skb))
 		handle_udp(skb, EGRESS);
+	else if (is_dns_socket(skb))
+		handle_dns_tcp(skb, EGRESS);
 	else
 		handle_http(skb, EGRESS);
 	return 1;

@@ -13,8 +13,10 @@
 #include "abi/net.h"
 #include "lib/count.bpf.h"
 #include "lib/holder.bpf.h"
+#include "lib/packet.bpf.h"
 #include "lib/seq.bpf.h"
 #include "lib/sock.bpf.h"
+#include "progs/net/dns.bpf.h"
 
 /* sk_userlocks bit: bind() named a port. */
 #define SOCK_BINDPORT_LOCK 8
@@ -52,36 +54,6 @@ struct {
 	__type(key, struct udp_key);
 	__type(value, struct udp_flow);
 } udp_flows SEC(".maps");
-
-enum direction { INGRESS, EGRESS };
-
-struct ipv4_header {
-	__u8 version_ihl;
-	__u8 tos;
-	__u16 total_length;
-	__u32 id_fragment;
-	__u8 ttl;
-	__u8 protocol;
-	__u16 checksum;
-	__u32 source;
-	__u32 destination;
-};
-
-struct ipv6_header {
-	__u32 version_class_label;
-	__u16 payload_length;
-	__u8 next_header;
-	__u8 hop_limit;
-	__u8 source[16];
-	__u8 destination[16];
-};
-
-struct udp_header {
-	__u16 source;
-	__u16 destination;
-	__u16 length;
-	__u16 checksum;
-};
 
 static __always_inline __u16 masked(__u16 port)
 {
@@ -129,18 +101,6 @@ static __always_inline __u32 read_ipv6(struct __sk_buff *skb, enum direction way
 		next = extension[0];
 	}
 	return next == IPPROTO_UDP ? offset : 0;
-}
-
-/*
- * The kernel's own view of a socket that a packet program was handed: a pointer of
- * another type, which the verifier lets nobody look behind but by a copy.
- */
-static __always_inline struct sock *kernel_sock(struct bpf_sock *sk)
-{
-	struct sock *raw = NULL;
-
-	bpf_probe_read_kernel(&raw, sizeof(raw), &sk);
-	return raw;
 }
 
 /*
@@ -260,6 +220,8 @@ static __noinline int handle_udp(struct __sk_buff *skb, enum direction way)
 	if (!key.tuple.local_port || !key.tuple.remote_port)
 		return 0;
 	key.tuple.netns = info->netns;
+	if (has_dns_port(key.tuple.local_port, key.tuple.remote_port))
+		copy_udp(skb, &key.tuple, key.family, way, offset + sizeof(udp));
 	key.pid = info->holder.owner.pid;
 	key.role = info->role;
 	unmasked_port = key.tuple.local_port;

@@ -85,6 +85,11 @@ impl Ladder {
         Move::Stay
     }
 
+    /// Something else was done about the excess: it is counted from now on.
+    pub(super) fn begin_anew(&mut self) {
+        self.over_for = 0;
+    }
+
     fn take(&mut self) -> Move {
         let Some(step) = self.steps.get(self.taken) else { return Move::Stay };
         self.taken += 1;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use plugin_api::Category;
 use rustix::termios::tcgetwinsize;
 
-use crate::output::table::{Row, RowKey, Table};
+use crate::output::table::{Row, RowKey, Table, is_conversation};
 use crate::output::{Sink, line_protocol};
 use crate::pipeline::wire::Batch;
 use crate::telemetry::log::say;
@@ -62,25 +62,27 @@ impl Sink for Console {
     fn write(&mut self, batch: &Batch) -> io::Result<()> {
         let mut text = String::new();
         for point in &batch.points {
-            if batch.category != Category::Network {
-                let mut line = String::new();
-                line_protocol::write(&mut line, point);
-                text.extend(line.chars().map(printable));
-                text.push('\n');
-            } else if self.is_terminal {
+            let is_network = batch.category == Category::Network;
+            let is_row = is_network && is_conversation(point);
+            if is_row && self.is_terminal {
                 if point.time_ns != self.report_ns {
                     self.report_ns = point.time_ns;
                     self.table.age();
                 }
                 self.table.add(point, Instant::now());
                 self.has_news = true;
-            } else {
+            } else if is_row {
                 let mut one = Table::default();
                 one.add(point, Instant::now());
                 for (key, row) in one.sorted(Instant::now()) {
                     text.extend(line(key, row).chars().map(printable));
                     text.push('\n');
                 }
+            } else if !is_network || !self.is_terminal {
+                let mut line = String::new();
+                line_protocol::write(&mut line, point);
+                text.extend(line.chars().map(printable));
+                text.push('\n');
             }
         }
         let mut stdout = io::stdout().lock();

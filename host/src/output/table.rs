@@ -61,6 +61,12 @@ impl RowKey {
     }
 }
 
+/// Whether a network point says what a conversation moved. Others say what was asked in it, and are
+/// counted (`count`); what that moved is in the conversation's own point.
+pub(crate) fn is_conversation(point: &PbPoint) -> bool {
+    point.integer("bytes_read").is_some() && point.integer("count").is_none()
+}
+
 impl Table {
     pub(crate) fn add(&mut self, point: &PbPoint, now: Instant) {
         let key = RowKey::of(point);
@@ -113,7 +119,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use super::{FORGET_AFTER, Table};
+    use super::{FORGET_AFTER, Table, is_conversation};
     use crate::pipeline::wire::{Batch, PbPoint};
     use plugin_api::{Category, Points};
     use std::time::Instant;
@@ -124,6 +130,21 @@ mod tests {
         point.tag("process_name", process).tag("src_ip", "::1").tag("src_port", "80");
         point.field("bytes_written", written).field("bytes_read", 1_i64);
         Batch::from(points).points.remove(0)
+    }
+
+    #[test]
+    fn points_that_count_requests_are_no_conversations() {
+        let counted = |fields: &[&'static str]| {
+            let mut points = Points::new(Category::Network, "f");
+            let mut point = points.point("m", 1);
+            for field in fields {
+                point.field(field, 1_i64);
+            }
+            is_conversation(&Batch::from(points).points[0])
+        };
+        assert!(counted(&["bytes_read", "bytes_written"]));
+        assert!(!counted(&["bytes_read", "bytes_written", "count"]));
+        assert!(!counted(&["latency", "count"]));
     }
 
     #[test]

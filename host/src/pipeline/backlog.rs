@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::pipeline::encode::Request;
 use crate::pipeline::entry::Entry;
+use crate::pipeline::in_flight::InFlight;
 use crate::pipeline::ledger::{Account, DropReason, Ledger};
 use crate::pipeline::queue::Queue;
 use crate::pipeline::spool::{Dropped, Next, Recovered, Spool};
@@ -54,8 +55,18 @@ impl Backlog {
     pub(crate) fn with_spool(mut self, folder: &Path, limit_bytes: u64) -> Result<Self> {
         let (spool, recovered) = Spool::open(folder, limit_bytes)?;
         let Recovered { requests, points, lost_records, lost_bytes } = recovered;
+        let (in_flight, lost) = InFlight::open(folder)?;
+        self.ledger.note_in(in_flight);
         for (plugin, points) in points {
-            self.ledger.account(&plugin).emitted(points);
+            let account = self.ledger.account(&plugin);
+            account.put_on_disk(points);
+            account.emitted(points);
+        }
+        for (plugin, points) in lost {
+            warn!(plugin, points, "points were lost in a crash");
+            let account = self.ledger.account(&plugin);
+            account.emitted(points);
+            account.dropped(points, DropReason::Crash);
         }
         if requests > 0 || lost_bytes > 0 {
             info!(requests, lost_records, lost_bytes, "requests of an earlier run are waiting");
@@ -83,6 +94,7 @@ impl Backlog {
             match spool.push(account.plugin(), &request) {
                 Ok(outcome) => {
                     self.disk_fails.store(false, Ordering::Relaxed);
+                    account.put_on_disk(request.points);
                     self.count(outcome.dropped, DropReason::QueueFull);
                     return None;
                 }
@@ -159,7 +171,9 @@ impl Backlog {
 
     fn count(&self, dropped: Dropped, reason: DropReason) {
         for (plugin, points) in dropped {
-            self.ledger.account(&plugin).dropped(points, reason);
+            let account = self.ledger.account(&plugin);
+            account.take_off_disk(points);
+            account.dropped(points, reason);
         }
     }
 }

@@ -31,6 +31,9 @@ impl Entry {
     pub(crate) fn keep_in_memory(&mut self) {
         if let Some((spool, entry)) = self.on_disk.take() {
             spool.commit(&entry);
+            if let Some(account) = &self.account {
+                account.take_off_disk(self.request.points);
+            }
         }
     }
 

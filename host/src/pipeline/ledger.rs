@@ -2,9 +2,13 @@
 //! emitted = sampled out + uploaded + queued + dropped.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
+use tracing::warn;
+
+use crate::pipeline::in_flight::{InFlight, Line};
 
 /// Why a point was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -18,6 +22,8 @@ pub(crate) enum DropReason {
     Rejected,
     /// A plugin's process sent something that makes no point.
     Malformed,
+    /// The process before this one has crashed with them.
+    Crash,
     /// The disk gave something else back than it was given.
     Damaged,
     /// The output could not be written.
@@ -34,6 +40,7 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::Rejected => "rejected",
             Self::Malformed => "malformed",
+            Self::Crash => "crash",
             Self::Damaged => "damaged",
             Self::OutputFailed => "output_failed",
             Self::Shutdown => "shutdown",
@@ -57,6 +64,10 @@ pub(crate) struct Tally {
 pub(crate) struct Account {
     plugin: String,
     tally: Mutex<Tally>,
+    /// Points that are queued on disk, where a crash does not reach them.
+    on_disk: AtomicU64,
+    /// Where to note how many a crash would lose, if that is noted.
+    in_flight: Option<(Arc<InFlight>, Line)>,
 }
 
 impl Account {
@@ -71,6 +82,17 @@ impl Account {
             tally.emitted += points as u64;
             tally.queued += points as u64;
         });
+    }
+
+    /// They are on disk from now on.
+    pub(crate) fn put_on_disk(&self, points: usize) {
+        self.on_disk.fetch_add(points as u64, Ordering::Relaxed);
+        self.change(|_| {});
+    }
+
+    /// They are on disk no more. What becomes of them is entered next.
+    pub(crate) fn take_off_disk(&self, points: usize) {
+        self.on_disk.fetch_sub(points as u64, Ordering::Relaxed);
     }
 
     /// They are left out on purpose.
@@ -102,7 +124,12 @@ impl Account {
     }
 
     fn change(&self, change: impl FnOnce(&mut Tally)) {
-        change(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut tally);
+        if let Some((file, line)) = &self.in_flight {
+            let on_disk = self.on_disk.load(Ordering::Relaxed);
+            file.set(line, &self.plugin, tally.queued.saturating_sub(on_disk));
+        }
     }
 }
 
@@ -110,13 +137,24 @@ impl Account {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     accounts: Mutex<BTreeMap<String, Arc<Account>>>,
+    in_flight: OnceLock<Arc<InFlight>>,
 }
 
 impl Ledger {
+    /// Accounts that are opened from now on note in `file` what a crash would lose.
+    pub(crate) fn note_in(&self, file: InFlight) {
+        if self.in_flight.set(Arc::new(file)).is_err() {
+            warn!("what a crash would lose is noted elsewhere already");
+        }
+    }
+
     /// The account of `plugin`, opened if there is none.
     pub(crate) fn account(&self, plugin: &str) -> Arc<Account> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = || Arc::new(Account { plugin: plugin.to_owned(), tally: Mutex::default() });
+        let open = || {
+            let in_flight = self.in_flight.get().map(|file| (Arc::clone(file), file.line()));
+            Arc::new(Account { plugin: plugin.to_owned(), in_flight, ..Account::default() })
+        };
         Arc::clone(accounts.entry(plugin.to_owned()).or_insert_with(open))
     }
 

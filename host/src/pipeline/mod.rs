@@ -21,6 +21,7 @@ pub(crate) mod backlog;
 pub(crate) mod encode;
 pub(crate) mod enrich;
 mod entry;
+mod in_flight;
 pub(crate) mod inbox;
 pub(crate) mod ledger;
 pub(crate) mod outlet;

@@ -19,6 +19,7 @@ use crate::plugin::loader;
 use crate::plugin::maps::Maps;
 use crate::plugin::runner::{Isolation, Task};
 use crate::plugin::state::Report;
+use crate::telemetry::usage::resident_bytes;
 
 /// How often plugins are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -72,6 +73,29 @@ impl Supervisor {
                 keeper.pause(pause);
             }
         }
+    }
+
+    /// Ends the process of the isolated plugin that uses most of so many bytes of memory, to be
+    /// started again; false if none uses half of them.
+    pub(crate) fn end_largest_process(&self, used_bytes: u64) -> bool {
+        let keepers = self.keepers();
+        let sizes = keepers.values().filter_map(|keeper| {
+            let process = keeper.standing().process?;
+            Some((resident_bytes(&process.to_string()), keeper))
+        });
+        let largest = sizes.max_by_key(|(bytes, _)| *bytes);
+        let Some((bytes, keeper)) = largest.filter(|(bytes, _)| bytes * 2 >= used_bytes) else {
+            return false;
+        };
+        let mib = bytes >> 20;
+        warn!(
+            plugin = keeper.name.as_ref(),
+            mib, "plugin uses most of the memory that may be used"
+        );
+        let text = format!("plugin {}: its process uses {mib} MiB, over the limit", keeper.name);
+        (self.surroundings.on_failure)(&text);
+        end_process_of(keeper);
+        true
     }
 
     /// Looks after the plugins, for ever; returns if none can run any more and `may_give_up`.

@@ -141,7 +141,9 @@ impl Collector {
         });
         told.lines_refused.fetch_add(commands.take_refused(), Ordering::Relaxed);
         if !started.is_empty() {
-            started.into_iter().for_each(|moment| self.started(moment));
+            for moment in started {
+                self.started(moment);
+            }
             self.tell();
         }
         self.report(&done);

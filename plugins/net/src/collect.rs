@@ -1,8 +1,9 @@
 //! The plugin's thread: records out of the kernel, points to the host.
 //!
-//! Closed connections come through a ring, as they close. Everything else is asked for once per
-//! interval: first who holds which socket, then what each conversation did.
+//! Closed connections and DNS packets come through rings, as they are seen. Everything else is asked
+//! for once per interval: first who holds which socket, then what each conversation did.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use bpf::net::abi;
 use plugin_api::{Category, Host, Points};
-use plugin_support::clock::unix_time_ns;
+use plugin_support::clock::{monotonic_ns, unix_time_ns};
 use plugin_support::iter::Iterator;
 use plugin_support::loader::Loaded;
 use plugin_support::map::{Map, Number};
@@ -22,6 +23,8 @@ use plugin_support::worker::Waiter;
 
 use crate::config::Config;
 use crate::decode::{self, DecodeError, Delta};
+use crate::dnsflow::{self, Dnsflow};
+use crate::domains::Domains;
 use crate::nat::Nat;
 use crate::netflow::aggregate::{Aggregate, Flush};
 use crate::netflow::point;
@@ -37,6 +40,9 @@ const REPORTS_IN_FULL_RING: usize = abi::TCP_REPORTS_BYTES as usize
 /// the next time.
 const MOST_WALKS: usize = 64;
 
+/// dnsflow is reported at least this often, however long the interval is.
+const DNS_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What went wrong on the way, for `/metrics`.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -44,6 +50,7 @@ pub(crate) struct Counts {
     pub(crate) failed_passes: AtomicU64,
     pub(crate) flows_refused: AtomicU64,
     pub(crate) flow_bytes_refused: AtomicU64,
+    pub(crate) dns: Arc<dnsflow::Counts>,
 }
 
 pub(crate) struct Collector {
@@ -59,6 +66,9 @@ pub(crate) struct Collector {
     udp: Option<Udp>,
     nat: Nat,
     aggregate: Aggregate,
+    dns_packets: Ring,
+    dns: Dnsflow,
+    domains: Domains,
     processes: Processes,
     counts: Arc<Counts>,
 }
@@ -99,6 +109,9 @@ impl Collector {
             udp,
             nat: Nat::default(),
             aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
+            dns_packets: loaded.ring("dns_packets")?,
+            dns: Dnsflow::new(config, Arc::clone(&counts.dns)),
+            domains: Domains::default(),
             processes: Processes::default(),
             counts,
         };
@@ -109,17 +122,26 @@ impl Collector {
     /// Runs until it is told to stop, and reports a last time then.
     pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
         waiter.watch(self.closed.as_fd()).context("watch the ring")?;
+        waiter.watch(self.dns_packets.as_fd()).context("watch the ring of DNS packets")?;
+        let dns_interval = self.interval.min(DNS_INTERVAL);
         let mut due = Instant::now() + self.interval;
-        while waiter.wait(due).context("wait for records")? {
+        let mut dns_due = Instant::now() + dns_interval;
+        while waiter.wait(due.min(dns_due)).context("wait for records")? {
             self.nat.refresh(&self.host);
             self.drain_closed();
+            self.drain_dns();
             if Instant::now() >= due {
                 self.report();
                 due = (due + self.interval).max(Instant::now());
             }
+            if Instant::now() >= dns_due {
+                self.report_dns();
+                dns_due = (dns_due + dns_interval).max(Instant::now());
+            }
         }
         self.nat.refresh_unless_held(&self.host);
         self.report();
+        self.report_dns();
         Ok(())
     }
 
@@ -131,8 +153,20 @@ impl Collector {
         let read = self.read_udp();
         self.note("read UDP counters", read.map_err(Into::into));
         self.drain_closed();
+        // What the flows are named by.
+        self.drain_dns();
         let flush = self.aggregate.flush();
         self.send(&flush);
+        self.domains.age(monotonic_ns());
+    }
+
+    fn report_dns(&mut self) {
+        self.drain_dns();
+        let flows = self.dns.flush(monotonic_ns());
+        let time_ns = unix_time_ns();
+        self.send_all(dnsflow::point::FEED, &flows, |points, key, stats| {
+            dnsflow::point::dnsflow(points, key, stats, time_ns);
+        });
     }
 
     /// Who holds which socket.
@@ -145,6 +179,12 @@ impl Collector {
     fn drain_closed(&mut self) {
         let Self { closed, nat, aggregate, counts, .. } = self;
         closed.drain(|record| observe(nat, aggregate, counts, decode::tcp(record)));
+    }
+
+    fn drain_dns(&mut self) {
+        let Self { dns_packets, dns, domains, counts, .. } = self;
+        dns_packets.drain(|record| dns.observe(record, domains));
+        counts.dns.domains_evicted.store(domains.evicted(), Ordering::Relaxed);
     }
 
     /// A ring that a walk has filled means that there is more to report.
@@ -187,14 +227,24 @@ impl Collector {
         self.counts.flows_refused.fetch_add(*refused, Ordering::Relaxed);
         self.counts.flow_bytes_refused.fetch_add(*refused_bytes, Ordering::Relaxed);
         let time_ns = unix_time_ns();
-        let mut points = Points::new(Category::Network, point::FEED);
+        self.send_all(point::FEED, flows, |points, key, stats| {
+            point::netflow(points, &self.processes, &self.domains, key, stats, time_ns);
+        });
+    }
+
+    fn send_all<K, V>(
+        &self,
+        feed: &'static str,
+        flows: &HashMap<K, V>,
+        add: impl Fn(&mut Points, &K, &V),
+    ) {
+        let mut points = Points::new(Category::Network, feed);
         for (key, stats) in flows {
-            point::netflow(&mut points, &self.processes, key, stats, time_ns);
+            add(&mut points, key, stats);
             if points.len() == BATCH {
-                let full =
-                    std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
                 // What the host has no room for, the host counts.
-                self.host.send(full);
+                self.host
+                    .send(std::mem::replace(&mut points, Points::new(Category::Network, feed)));
             }
         }
         self.host.send(points);

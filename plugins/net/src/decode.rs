@@ -69,6 +69,7 @@ pub(crate) struct Rtt {
 pub(crate) enum DecodeError {
     Truncated { record: &'static str, need: usize, have: usize },
     UnknownRole(u8),
+    UnknownTransport(u8),
 }
 
 impl Display for DecodeError {
@@ -78,6 +79,7 @@ impl Display for DecodeError {
                 write!(formatter, "{record} has {have} bytes of {need}")
             }
             Self::UnknownRole(role) => write!(formatter, "no role has number {role}"),
+            Self::UnknownTransport(number) => write!(formatter, "no transport has number {number}"),
         }
     }
 }
@@ -151,7 +153,15 @@ fn udp_delta(
 }
 
 pub(crate) fn read<T: FromBytes>(record: &'static str, bytes: &[u8]) -> Result<T, DecodeError> {
-    T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| DecodeError::Truncated {
+    read_prefix(record, bytes).map(|(value, _)| value)
+}
+
+/// A record, and the bytes that follow it.
+pub(crate) fn read_prefix<'a, T: FromBytes>(
+    record: &'static str,
+    bytes: &'a [u8],
+) -> Result<(T, &'a [u8]), DecodeError> {
+    T::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated {
         record,
         need: size_of::<T>(),
         have: bytes.len(),

@@ -90,7 +90,7 @@ impl Plugin for Net {
         let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let in_kernel =
             |index| self.running.as_ref().map_or(0, |running| running.kernel_counts.sum(index));
-        let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused } =
+        let Counts { undecodable, failed_passes, flows_refused, flow_bytes_refused, dns } =
             self.counts.as_ref();
         let usage =
             self.running.as_ref().map(|running| running.loaded().usage()).unwrap_or_default();
@@ -121,6 +121,11 @@ impl Plugin for Net {
                 in_kernel(abi::COUNTER_LISTENERS_REFUSED),
             ),
             (
+                "dns_packets_lost",
+                "Packets of DNS ports that found the ring full.",
+                in_kernel(abi::COUNTER_DNS_PACKETS_LOST),
+            ),
+            (
                 "flows_refused",
                 "Reports of conversations that found the flow table full.",
                 counted(flows_refused),
@@ -140,7 +145,8 @@ impl Plugin for Net {
             in_kernel(abi::COUNTER_HTTP_CONNS_REFUSED),
         );
         let tls = self.tls_told.metrics(in_kernel(abi::COUNTER_TLS_PIECES_LOST));
-        own.into_iter().chain(http).chain(tls).chain(usage.metrics()).collect()
+        let more = dns.metrics().into_iter().chain(http).chain(tls);
+        own.into_iter().chain(more).chain(usage.metrics()).collect()
     }
 }
 
@@ -190,11 +196,13 @@ impl Net {
     /// A program must know whether another one is attached, which is only known afterwards.
     fn load(&self) -> Result<Loaded> {
         let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
+        let dns_ports = self.config.dns_ports.map(u16::to_ne_bytes);
         let http_enabled = [u8::from(self.config.httpflow)];
         let load = |facts, release_is_seen: bool| {
             let globals = [
                 Global { name: "release_is_seen", value: &[u8::from(release_is_seen)] },
                 Global { name: "ephemeral_port", value: &ephemeral_port },
+                Global { name: "dns_ports", value: dns_ports.as_flattened() },
                 Global { name: "http_enabled", value: &http_enabled },
             ];
             if self.config.httpflow_tls {

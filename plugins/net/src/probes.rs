@@ -2,8 +2,8 @@
 
 use plugin_support::probe::{Hook, Need, Probe, Way};
 
-const PACKETS_NEED: Need = Need::Optional("UDP flows and HTTP");
 const UDP: Need = Need::Optional("UDP flows");
+const PACKETS_NEED: Need = Need::Optional("UDP flows, dnsflow, domains of addresses, and httpflow");
 
 /// The probes that see packets.
 pub(crate) const PACKETS: [&str; 2] = ["packets received", "packets sent"];

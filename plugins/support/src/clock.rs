@@ -1,4 +1,4 @@
-//! The time that points carry.
+//! The time that points carry, and the one that records carry.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

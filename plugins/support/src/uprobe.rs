@@ -12,6 +12,7 @@ mod target;
 
 use std::collections::HashMap;
 use std::os::fd::AsRawFd as _;
+use std::thread::{self, Builder};
 
 use anyhow::{Context as _, Result};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
@@ -77,7 +78,8 @@ impl Uprobes {
     /// Detaches from all files but those to keep. The kernel keeps a file system busy while one of
     /// its files is probed, so this should happen soon after the last use.
     pub fn retain(&mut self, mut is_used: impl FnMut(FileId) -> bool) {
-        self.links.retain(|file, _| is_used(*file));
+        let unused = self.links.extract_if(|file, _| !is_used(*file));
+        detach(unused.flat_map(|(_, links)| links).collect());
     }
 
     /// The number of files.
@@ -89,4 +91,27 @@ impl Uprobes {
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
+}
+
+impl Drop for Uprobes {
+    fn drop(&mut self) {
+        detach(self.links.drain().flat_map(|(_, links)| links).collect());
+    }
+}
+
+/// Detaches side by side: for each link the kernel waits until no processor can be in the program,
+/// up to some hundred milliseconds, and those who wait at the same time wait together.
+fn detach(mut links: Vec<UProbeLink>) {
+    const AT_ONCE: usize = 32;
+    let share = links.len().div_ceil(AT_ONCE).max(1);
+    thread::scope(|scope| {
+        while !links.is_empty() {
+            let mine = links.split_off(links.len().saturating_sub(share));
+            let helper = Builder::new().name("detach".into());
+            if let Err(error) = helper.spawn_scoped(scope, move || drop(mine)) {
+                // They were dropped here instead.
+                log::debug!(error:%; "no thread to detach in");
+            }
+        }
+    });
 }

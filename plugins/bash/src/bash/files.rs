@@ -54,9 +54,9 @@ struct Known {
 
 #[derive(Debug)]
 enum Outcome {
-    /// It has its own readline().
+    /// It has its own `readline()`.
     Watched,
-    /// Its readline() is in a library.
+    /// Its `readline()` is in a library.
     WatchedIn(FileId),
     /// The library is not there yet.
     Waits,
@@ -64,7 +64,7 @@ enum Outcome {
     Unseen(String),
 }
 
-/// A process that has not mapped its libreadline yet.
+/// A process that has not mapped its `libreadline` yet.
 #[derive(Debug)]
 struct Waiting {
     pid: u32,
@@ -105,6 +105,7 @@ impl Files {
                 self.refused += 1;
                 return Ok(());
             }
+            self.may_be_reading(pid);
             let outcome = match self.watch_executable(loaded, &target) {
                 Ok(outcome) => outcome,
                 Err(error) => Outcome::Unseen(format!("{error:#}")),
@@ -217,7 +218,7 @@ impl Files {
         self.waiting.iter().map(|waiting| waiting.due).min()
     }
 
-    /// The call of readline() that process `pid` may be in began unseen: its return counts.
+    /// The call of `readline()` that process `pid` may be in began unseen: its return counts.
     fn may_be_reading(&self, pid: u32) {
         let reading = abi::shell { is_reading: 1, is_parsing: 0, lines: 0, stack: 0 };
         let Some(pid) = Pid::from_raw(pid.cast_signed()) else { return };
@@ -292,17 +293,21 @@ impl Known {
     }
 }
 
-/// Where the programs for readline() go.
+/// Where the programs for `readline()` go.
 fn spots_of(code: &Code<'_>, readline: Symbol) -> Vec<Spot> {
-    let mut spots = vec![Spot::new(READLINE_ENTRY, readline.offset)];
+    let entry = Spot::new(READLINE_ENTRY, readline.offset);
     match code.returns(readline) {
-        Ok(returns) => spots.extend(returns.into_iter().map(|at| Spot::new(READLINE_RET, at))),
+        // The ends come first: each takes the kernel some ten milliseconds, and the first line of
+        // a process that `may_be_reading` is seen with them alone.
+        Ok(returns) => {
+            let ends = returns.into_iter().map(|at| Spot::new(READLINE_RET, at));
+            ends.chain([entry]).collect()
+        }
         Err(error) => {
-            log::debug!(error:% = format!("{error:#}"); "the end of readline is not found");
-            spots.push(Spot::new(READLINE_RETURN, readline.offset));
+            log::debug!(error:% = format!("{error:#}"); "the end of `readline` is not found");
+            vec![Spot::new(READLINE_RETURN, readline.offset), entry]
         }
     }
-    spots
 }
 
 /// All processes that run a bash.

@@ -113,7 +113,7 @@ pub(crate) fn is_there(pid: u32) -> bool {
     fs::exists(format!("/proc/{pid}")).unwrap_or(true)
 }
 
-/// The id that `uid` of the host has by a `/proc/PID/uid_map`; see user_namespaces(7).
+/// The id that `uid` of the host has by a `/proc/PID/uid_map`; see `user_namespaces(7)`.
 fn inner_id(map: &str, uid: u32) -> Option<u32> {
     map.lines().find_map(|line| {
         let mut numbers = line.split_whitespace().map(str::parse::<u32>);

@@ -4,6 +4,7 @@ use plugin_api::{PointBuilder, Points, Text};
 use plugin_support::process::Processes;
 
 use crate::decode::{Direction, Endpoint, Rtt};
+use crate::domains::Domains;
 use crate::netflow::aggregate::{FlowKey, FlowStats, Transport, ip_type};
 
 pub(crate) const FEED: &str = "ebpf-net/netflow";
@@ -16,6 +17,7 @@ pub(crate) const UNKNOWN: &str = "";
 pub(crate) fn netflow(
     points: &mut Points,
     processes: &Processes,
+    domains: &Domains,
     key: &FlowKey,
     stats: &FlowStats,
     time_ns: i64,
@@ -25,9 +27,10 @@ pub(crate) fn netflow(
     let here = End::write(&mut point, source);
     let there = End::write(&mut point, destination);
     let real = translated.as_ref().map(|real| End::write(&mut point, real));
-    let (side, name, client, server) = match direction {
-        Direction::Outgoing => ("client", "outgoing", here, there),
-        Direction::Incoming => ("server", "incoming", there, here),
+    let domain = point.text(domains.name(*netns, destination.ip).unwrap_or(UNKNOWN));
+    let (side, name, client, server, server_domain) = match direction {
+        Direction::Outgoing => ("client", "outgoing", here, there, domain),
+        Direction::Incoming => ("server", "incoming", there, here, UNKNOWN.into()),
     };
     point
         .tag("family", if source.ip.is_ipv4() { "IPv4" } else { "IPv6" })
@@ -39,7 +42,7 @@ pub(crate) fn netflow(
         .tag("dst_ip", there.ip)
         .tag("dst_port", there.port)
         .tag("dst_ip_type", there.ip_type)
-        .tag("dst_domain", UNKNOWN)
+        .tag("dst_domain", domain)
         .tag("dst_nat_ip", real.map_or(NOT_TRANSLATED.into(), |real| real.ip))
         .tag("dst_nat_port", real.map_or(NOT_TRANSLATED.into(), |real| real.port))
         .tag_display("pid", owner.pid)
@@ -52,7 +55,7 @@ pub(crate) fn netflow(
         .tag("server_ip", server.ip)
         .tag("server_port", server.port)
         .tag("server_ip_type", server.ip_type)
-        .tag("server_domain", UNKNOWN);
+        .tag("server_domain", server_domain);
 
     // A correction of an earlier report may be all there is.
     let (sent, received) = (stats.sent.max(0), stats.received.max(0));
@@ -99,6 +102,7 @@ mod tests {
     use super::{FEED, netflow};
     use crate::decode::tests::closed;
     use crate::decode::{Delta, Direction, Endpoint, tcp};
+    use crate::domains::Domains;
     use crate::netflow::aggregate::Aggregate;
     use plugin_api::{Category, Points, Value};
     use plugin_support::process::Processes;
@@ -120,8 +124,9 @@ mod tests {
         let mut aggregate = Aggregate::new(false, 0);
         aggregate.observe(delta);
         let mut points = Points::new(Category::Network, FEED);
+        let domains = Domains::default();
         for (key, stats) in &aggregate.flush().flows {
-            netflow(&mut points, &Processes::default(), key, stats, 17);
+            netflow(&mut points, &Processes::default(), &domains, key, stats, 17);
         }
         let point = points.iter().next().unwrap();
         let tags = point.tags().map(|(key, value)| (key, points.resolve(value).to_owned()));

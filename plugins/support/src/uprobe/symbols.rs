@@ -96,8 +96,8 @@ impl<'a> Code<'a> {
     }
 }
 
-fn find<'a, Elf: FileHeader<Endian = Endianness>>(
-    data: Pieces<'a>,
+fn find<Elf: FileHeader<Endian = Endianness>>(
+    data: Pieces<'_>,
     names: &[&str],
 ) -> Result<Vec<Option<Symbol>>> {
     let header = Elf::parse(data)?;
@@ -122,7 +122,7 @@ fn find<'a, Elf: FileHeader<Endian = Endianness>>(
             let is_named = |wanted: &&str| {
                 name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
             };
-            let Some(index) = names.iter().position(|wanted| is_named(&wanted)) else { continue };
+            let Some(index) = names.iter().position(is_named) else { continue };
             let address: u64 = symbol.st_value(endian).into();
             let segment = segments.iter().find(|segment| {
                 let start: u64 = segment.p_vaddr(endian).into();

@@ -118,7 +118,7 @@ fn executable(pid: u32) -> String {
 }
 
 /// The range of addresses, as `map_files` names it, and the path of a line of `/proc/PID/maps`
-/// that maps code of a file. See proc_pid_maps(5).
+/// that maps code of a file. See `proc_pid_maps(5)`.
 fn code_mapping(line: &str) -> Option<(&str, &str)> {
     let mut fields = line.splitn(6, ' ');
     let (range, permissions) = (fields.next()?, fields.next()?);
