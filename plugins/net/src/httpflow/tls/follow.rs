@@ -426,9 +426,9 @@ mod tests {
         }
     }
 
-    fn socket() -> Option<Socket> {
+    fn socket() -> Socket {
         let end = |port| Endpoint { ip: [10, 0, 0, 1].into(), port: Some(port) };
-        Some(Socket { local: end(40_000), remote: end(443), netns: 1, asks: None })
+        Socket { local: end(40_000), remote: end(443), netns: 1, asks: None }
     }
 
     fn get(direction: Direction) -> (String, u16, Direction, u64) {
@@ -437,11 +437,11 @@ mod tests {
 
     #[test]
     fn who_hands_a_request_over_is_the_client() {
-        let mut talk = Talk::new(socket());
+        let mut talk = Talk::new(Some(socket()));
         talk.say(Way::Out, GET);
         talk.say(Way::In, OK);
         assert_eq!(talk.told, [get(Direction::Outgoing)]);
-        let mut talk = Talk::new(socket());
+        let mut talk = Talk::new(Some(socket()));
         talk.say(Way::In, GET);
         talk.say(Way::Out, OK);
         assert_eq!(talk.told, [get(Direction::Incoming)]);
@@ -453,7 +453,7 @@ mod tests {
         talk.say(Way::In, GET);
         talk.say(Way::Out, OK);
         assert!(talk.told.is_empty());
-        talk.socket = socket();
+        talk.socket = Some(socket());
         talk.observe(What::Ended);
         assert_eq!(talk.told, [get(Direction::Incoming)]);
         assert_eq!(talk.sessions.take_losses(), Losses::default());
@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_new_session_at_an_old_address_has_nothing_of_the_old_one() {
-        let mut talk = Talk::new(socket());
+        let mut talk = Talk::new(Some(socket()));
         talk.say(Way::Out, GET);
         talk.born_ns = 2;
         talk.moved = [0; 2];
@@ -488,7 +488,7 @@ mod tests {
         const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
         const ASK: &[u8] = &[0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x87, 0x84];
         const ANSWER: &[u8] = &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
-        let mut talk = Talk::new(socket());
+        let mut talk = Talk::new(Some(socket()));
         talk.say(Way::Out, SETTINGS);
         talk.say(Way::In, &[PREFACE, SETTINGS, ASK].concat());
         talk.say(Way::Out, ANSWER);
@@ -497,7 +497,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_has_no_sessions() {
-        let mut talk = Talk::new(socket());
+        let mut talk = Talk::new(Some(socket()));
         talk.say(Way::Out, GET);
         talk.say(Way::In, b"HTTP/1.0 200 OK\r\n\r\nuntil the end");
         let mut told = 0;
