@@ -34,6 +34,8 @@ struct Running {
 impl Plugin for Bash {
     const NAME: &'static str = "ebpf-bash";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    /// The kernel lets nobody else attach to the code of programs.
+    const CAPABILITIES: &'static str = "SYS_ADMIN";
 
     fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
         log::install(host.clone());

@@ -146,7 +146,7 @@ impl Plugin for Net {
             in_kernel(abi::COUNTER_HTTP_CONNS_REFUSED),
         );
         let tls = self.tls_told.metrics(in_kernel(abi::COUNTER_TLS_PIECES_LOST));
-        let more = dns.metrics().into_iter().chain(http).chain(tls);
+        let more = dns.metrics().chain(http).chain(tls);
         own.into_iter().chain(more).chain(usage.metrics()).collect()
     }
 }
