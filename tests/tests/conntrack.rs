@@ -1,7 +1,8 @@
 //! Translated connections. In: real rules of nftables in the client's own namespace and on a node that forwards for it, and traffic
 //! of known size. Out: netflow shows where each connection really goes, and nothing is counted twice.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener};
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, connect, socket};
@@ -10,7 +11,7 @@ use system_tests::flows::{Flows, Tcp, Udp};
 use system_tests::hosts::{Family, Netns};
 use system_tests::receiver::Receiver;
 use system_tests::routed::Routed;
-use system_tests::tcp::{Pair, accept};
+use system_tests::tcp::{Pair, accept, receive};
 use system_tests::udp::ask;
 use system_tests::wait;
 
@@ -351,4 +352,41 @@ fn without_the_right_to_ask_it_fails_alone_and_says_why() {
     collector.stop();
     let seen = towards(&receiver.netflow(), &hosts.client, real);
     assert_eq!(seen.tcp().written, 1_000, "{seen}");
+}
+
+/// An exchange by hand, so that client and server are one test.
+fn exchange(pair: &Pair) {
+    let talk = |mut stream: &TcpStream, text: &str| {
+        stream.write_all(text.as_bytes()).expect("the other end reads");
+    };
+    let request = "GET /items HTTP/1.1\r\nHost: shop\r\n\r\n";
+    talk(&pair.client, request);
+    receive(&pair.server, request.len());
+    let response = "HTTP/1.1 204 No Content\r\nServer: shop\r\n\r\n";
+    talk(&pair.server, response);
+    receive(&pair.client, response.len());
+}
+
+#[test]
+fn requests_show_the_real_end_too() {
+    let hosts = Routed::new();
+    let service = Service::new(&hosts, Family::V4);
+    service.dnat(&hosts.node, "prerouting");
+    let receiver = Receiver::start();
+    let collector =
+        Collector::setup(&receiver).enabled(BOTH).args(["--l7net-enabled", "httpflow"]).start();
+    let pair = service.connect();
+    wait_for_translations(&collector, 1);
+    exchange(&pair);
+    exchange(&pair);
+    drop(pair);
+    let requests = || towards(&receiver.measurement("httpflow"), &hosts.client, service.address);
+    wait::until_true(
+        "both exchanges are reported",
+        || requests().sum("count") == 2,
+        || requests().to_string(),
+    );
+    collector.stop();
+    assert_translated(&requests(), service.real);
+    assert_eq!(requests().sum("count"), 2, "{}", requests());
 }

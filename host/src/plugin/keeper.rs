@@ -22,6 +22,7 @@ use crate::plugin::runner::{Runner, Task};
 use crate::plugin::state::{Report, Standing, State, Strikes};
 use crate::plugin::supervisor::Surroundings;
 use crate::plugin::threads::Threads;
+use crate::telemetry::usage;
 
 /// Why a plugin is stopped for a while.
 const PAUSED: &str = "paused: a limit is near";
@@ -137,7 +138,9 @@ impl Keeper {
 
     /// How the plugin is, or was when it was last asked.
     pub(crate) fn report(&self) -> Report {
-        let cpu = self.threads.cpu();
+        // The time of a plugin's own process begins anew with each start of it.
+        let process = self.standing().process;
+        let cpu = process.map_or_else(|| self.threads.cpu(), usage::cpu_of);
         self.standing().report(&self.name, cpu)
     }
 

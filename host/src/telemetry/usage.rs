@@ -1,6 +1,7 @@
 //! What processes use: this one, and those that it has started.
 
 use std::fs;
+use std::time::Duration;
 
 /// CPU time and memory of processes so far.
 #[derive(Debug, Default, Clone, Copy)]
@@ -33,6 +34,12 @@ fn ticks(process: &str) -> Option<[u64; 4]> {
     // The name in parentheses may hold anything; utime is field 14.
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(4);
     fields.map(|field| field.parse().ok()).collect::<Option<Vec<u64>>>()?.try_into().ok()
+}
+
+/// CPU time of one process so far; none if it has gone.
+pub(crate) fn cpu_of(process: u32) -> Duration {
+    let [user, system, ..] = ticks(&process.to_string()).unwrap_or_default();
+    Duration::from_secs_f64(seconds(user + system))
 }
 
 fn seconds(ticks: u64) -> f64 {

@@ -18,7 +18,12 @@ use crate::httpflow::collect as httpflow;
 use crate::httpflow::tls::collect as tls;
 use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE, TLS_PROBES};
 
-/// Maps that are of no use without httpflow-tls, and how small they can be.
+/// Maps that are of no use without httpflow or httpflow-tls, and how small they can be.
+const WITHOUT_HTTP: &[(&str, u32)] = &[
+    ("http_incoming", SMALLEST_RING),
+    ("http_outgoing", SMALLEST_RING),
+    ("http_pieces", SMALLEST_RING),
+];
 const WITHOUT_TLS: &[(&str, u32)] = &[("tls_streams", 1), ("tls_pieces", SMALLEST_RING)];
 /// A page of the largest size that Linux has.
 const SMALLEST_RING: u32 = 64 * 1024;
@@ -210,6 +215,15 @@ impl Net {
         let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
         let dns_ports = self.config.dns_ports.map(u16::to_ne_bytes);
         let http_enabled = [u8::from(self.config.httpflow)];
+        let (mut sizes, mut probes) = (Vec::new(), PROBES.to_vec());
+        if !self.config.httpflow {
+            sizes.extend_from_slice(WITHOUT_HTTP);
+        }
+        if self.config.httpflow_tls {
+            probes.extend_from_slice(TLS_PROBES);
+        } else {
+            sizes.extend_from_slice(WITHOUT_TLS);
+        }
         let load = |facts, release_is_seen: bool| {
             let globals = [
                 Global { name: "release_is_seen", value: &[u8::from(release_is_seen)] },
@@ -217,11 +231,7 @@ impl Net {
                 Global { name: "dns_ports", value: dns_ports.as_flattened() },
                 Global { name: "http_enabled", value: &http_enabled },
             ];
-            if self.config.httpflow_tls {
-                loader::load(facts, OBJECT, &globals, &[PROBES, TLS_PROBES].concat())
-            } else {
-                loader::load_sized(facts, OBJECT, &globals, WITHOUT_TLS, PROBES)
-            }
+            loader::load_sized(facts, OBJECT, &globals, &sizes, &probes)
         };
         let facts = Facts::of_this_host()?;
         let expects_release = facts.has_cgroup();
