@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `dnsflow` says the same of itself; from what it reads, `domains` names the addresses of flows.
-//! [`httpflow`] has a thread and a flow of its own.
+//! `httpflow` has a thread and a flow of its own.
 //! `plugin` starts and stops it, `config` reads its settings, `probes` says what is attached.
 #![forbid(unsafe_code)]
 
