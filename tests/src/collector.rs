@@ -313,18 +313,31 @@ impl Collector {
         plugins.into_iter().find(|plugin| plugin["name"] == name)
     }
 
-    /// Waits until a plugin is in a state; its entry in `/status`.
+    /// Waits until a plugin is in a state; its entry in `/status`. One that has failed is not
+    /// waited for.
     #[track_caller]
     pub fn wait_for(&self, plugin: &str, state: &str) -> Value {
+        self.wait_for_entry(plugin, state, |entry| {
+            let failed = entry["state"] == "failed";
+            assert!(!failed, "{plugin} shall be {state}, but: {entry}");
+        })
+    }
+
+    /// The same for one that has failed before and is to come back.
+    #[track_caller]
+    pub fn wait_for_again(&self, plugin: &str, state: &str) -> Value {
+        self.wait_for_entry(plugin, state, |_| {})
+    }
+
+    #[track_caller]
+    fn wait_for_entry(&self, plugin: &str, state: &str, look: impl Fn(&Value)) -> Value {
         wait::until(&format!("{plugin} is {state}"), || {
-            match self.plugin(plugin).ok_or_else(|| self.status().to_string())? {
-                entry if entry["state"] == state => Ok(entry),
-                entry => {
-                    let failed = entry["state"] == "failed";
-                    assert!(!failed, "{plugin} shall be {state}, but: {entry}");
-                    Err(entry.to_string())
-                }
+            let entry = self.plugin(plugin).ok_or_else(|| self.status().to_string())?;
+            if entry["state"] == state {
+                return Ok(entry);
             }
+            look(&entry);
+            Err(entry.to_string())
         })
     }
 

@@ -90,7 +90,7 @@ fn only_the_plugin_whose_settings_change_is_started_again() {
     assert!(entry["reason"].as_str().is_some_and(|why| why.contains("told to fail")), "{entry}");
     // Mended, it gets another chance.
     collector.reload(enabled);
-    collector.wait_for("faulty", "running");
+    collector.wait_for_again("faulty", "running");
     assert_eq!(collector.plugin("ebpf-net").expect("it is enabled")["since"], since);
     scene.collector.stop();
 }

@@ -140,21 +140,28 @@ impl Reader {
         let mut buffer = vec![0; frame::MAX_BYTES];
         loop {
             match frame::receive(&self.socket, &mut buffer) {
-                Ok(Some(Said::Answer(answer))) => {
+                Ok(Some(Ok(Said::Answer(answer)))) => {
                     self.settle(answer.handed_over, 0);
                     if answers.send(answer).is_err() {
                         return;
                     }
                 }
-                Ok(Some(said)) => self.take(said),
+                Ok(Some(Ok(said))) => self.take(said),
+                Ok(Some(Err(error))) => self.complain(&error, "it is left out"),
                 Ok(None) => break,
                 Err(error) => {
-                    let error = format!("{error:#}");
-                    warn!(plugin = self.callbacks.plugin.as_ref(), error, "message left out");
+                    self.complain(&error, "the process is ended");
+                    break;
                 }
             }
         }
         self.callbacks.fail(Ended::of(self.process).0.as_str().into());
+    }
+
+    fn complain(&self, error: &anyhow::Error, consequence: &str) {
+        let error = format!("{error:#}");
+        let plugin = self.callbacks.plugin.as_ref();
+        warn!(plugin, error, consequence, "a message of the plugin's process makes no sense");
     }
 
     fn take(&mut self, said: Said) {

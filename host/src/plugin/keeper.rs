@@ -5,8 +5,9 @@
 //! panics, or fails while it runs, is started again with growing pauses, until it has done so too
 //! often.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::Builder;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -50,7 +51,8 @@ pub(crate) struct Keeper {
     orders: Sender<Order>,
     standing: Arc<Mutex<Standing>>,
     threads: Arc<Threads>,
-    thread: JoinHandle<()>,
+    /// Nothing comes out of it; it is closed when the thread has ended.
+    ended: Receiver<Infallible>,
 }
 
 /// The thread's own.
@@ -85,11 +87,15 @@ impl Keeper {
             strikes: Strikes::default(),
             retry_at: None,
         };
-        let thread = Builder::new()
+        let (at_end, ended) = flume::bounded(0);
+        Builder::new()
             .name("keeper".into())
-            .spawn(move || room.serve(&inbox))
+            .spawn(move || {
+                let _at_end = at_end;
+                room.serve(&inbox);
+            })
             .with_context(|| format!("start the thread that keeps plugin {name}"))?;
-        Ok(Self { name, task: None, is_paused: false, orders, standing, threads, thread })
+        Ok(Self { name, task: None, is_paused: false, orders, standing, threads, ended })
     }
 
     /// Has the plugin run like this from now on. Nothing happens if it does already.
@@ -120,13 +126,10 @@ impl Keeper {
         }
     }
 
-    /// Has the plugin stop and the thread end.
-    pub(crate) fn end(&self) {
+    /// Has the plugin stop and the thread end; what is returned is closed when it has.
+    pub(crate) fn end(&self) -> Receiver<Infallible> {
         self.order(Order::End);
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        self.ended.clone()
     }
 
     /// Asks the plugin how it is; answered when the report has it.

@@ -171,8 +171,7 @@ impl Candidate {
     /// Loads it and asks for its module.
     pub(crate) fn load(self) -> Result<AnyModule> {
         let shown = self.path.display();
-        let checked = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        MAPPED.lock().unwrap_or_else(PoisonError::into_inner).push(self.file);
+        let checked = keep_open(self.file)?;
         let opened =
             catch_unwind(|| AnyModule::of(lib_header_from_path(&checked)?, self.manifest.api));
         match opened {
@@ -181,6 +180,20 @@ impl Candidate {
             Err(_) => bail!("{shown} panicked while it was opened; rebuild it"),
         }
     }
+}
+
+/// A path to the file that stays right. A plugin that is started again is mapped already: one
+/// descriptor of each file is enough.
+fn keep_open(file: File) -> Result<PathBuf> {
+    let identity = |file: &File| file.metadata().map(|facts| (facts.dev(), facts.ino()));
+    let wanted = identity(&file)?;
+    let mut mapped = MAPPED.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = mapped.iter().position(|file| identity(file).is_ok_and(|found| found == wanted));
+    let index = known.unwrap_or(mapped.len());
+    if known.is_none() {
+        mapped.push(file);
+    }
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", mapped[index].as_raw_fd())))
 }
 
 /// A plugin runs with all our rights, so nobody with fewer may have written it.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use flume::RecvTimeoutError;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -133,18 +133,21 @@ impl Supervisor {
     /// Stops all plugins at the same time. Returns when they have sent what they had, or when
     /// `patience` has passed: those that still hang are left behind, and an error names them.
     pub(crate) fn stop(&self, patience: Duration) -> Result<()> {
-        let keepers = self.keepers();
-        keepers.values().for_each(Keeper::end);
+        let ends = |(name, keeper): (&Arc<str>, &Keeper)| (Arc::clone(name), keeper.end());
+        let ends: Vec<_> = self.keepers().iter().map(ends).collect();
         let deadline = Instant::now() + patience;
-        while keepers.values().any(|keeper| !keeper.has_ended()) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
+        // Not locked meanwhile: somebody may want to know how the plugins are.
+        let hang: Vec<_> = ends
+            .iter()
+            .filter(|(_, ended)| ended.recv_deadline(deadline) == Err(RecvTimeoutError::Timeout))
+            .map(|(name, _)| name.as_ref())
+            .collect();
+        for name in &hang {
+            if let Some(keeper) = self.keepers().get(*name) {
+                end_process_of(keeper);
+            }
         }
-        let hang: Vec<_> = keepers.values().filter(|keeper| !keeper.has_ended()).collect();
-        for keeper in &hang {
-            end_process_of(keeper);
-        }
-        let names: Vec<_> = hang.iter().map(|keeper| keeper.name.as_ref()).collect();
-        ensure!(names.is_empty(), "left behind, for they do not stop: {}", names.join(", "));
+        ensure!(hang.is_empty(), "left behind, for they do not stop: {}", hang.join(", "));
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 //! Closed connections and DNS packets come through rings, as they are seen. Everything else is asked
 //! for once per interval: first who holds which socket, then what each conversation did.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bpf::net::abi;
-use plugin_api::{Category, Host, Points};
+use plugin_api::Host;
 use plugin_support::clock::{monotonic_ns, unix_time_ns};
 use plugin_support::iter::Iterator;
 use plugin_support::loader::Loaded;
@@ -21,6 +20,7 @@ use plugin_support::process::Processes;
 use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
 
+use crate::batches;
 use crate::config::Config;
 use crate::decode::{self, DecodeError, Delta};
 use crate::dnsflow::{self, Dnsflow};
@@ -28,9 +28,6 @@ use crate::domains::Domains;
 use crate::nat::Nat;
 use crate::netflow::aggregate::{Aggregate, Flush};
 use crate::netflow::point;
-
-/// Points in one batch to the host.
-const BATCH: usize = 512;
 
 /// Records that fit into the ring of reports.
 const REPORTS_IN_FULL_RING: usize = abi::TCP_REPORTS_BYTES as usize
@@ -171,7 +168,7 @@ impl Collector {
         self.drain_dns();
         let flows = self.dns.flush(monotonic_ns());
         let time_ns = unix_time_ns();
-        self.send_all(dnsflow::point::FEED, &flows, |points, key, stats| {
+        batches::send(&self.host, dnsflow::point::FEED, &flows, |points, (key, stats)| {
             dnsflow::point::dnsflow(points, key, stats, time_ns);
         });
     }
@@ -236,27 +233,9 @@ impl Collector {
         self.counts.flow_bytes_refused.fetch_add(*refused_bytes, Ordering::Relaxed);
         let time_ns = unix_time_ns();
         let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
-        self.send_all(point::FEED, flows, |points, key, stats| {
+        batches::send(&self.host, point::FEED, flows, |points, (key, stats)| {
             point::netflow(points, &self.processes, &domains, key, stats, time_ns);
         });
-    }
-
-    fn send_all<K, V>(
-        &self,
-        feed: &'static str,
-        flows: &HashMap<K, V>,
-        add: impl Fn(&mut Points, &K, &V),
-    ) {
-        let mut points = Points::new(Category::Network, feed);
-        for (key, stats) in flows {
-            add(&mut points, key, stats);
-            if points.len() == BATCH {
-                // What the host has no room for, the host counts.
-                self.host
-                    .send(std::mem::replace(&mut points, Points::new(Category::Network, feed)));
-            }
-        }
-        self.host.send(points);
     }
 
     fn note(&self, attempt: &str, outcome: Result<()>) {

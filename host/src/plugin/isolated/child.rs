@@ -4,8 +4,6 @@
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
 
 use abi_stable::std_types::{RSlice, RStr};
 use anyhow::{Context as _, Result};
@@ -23,6 +21,9 @@ use crate::plugin::isolated::points;
 use crate::plugin::loader;
 use crate::plugin::runner::sentence;
 use crate::supervise;
+
+/// Characters of a reason to fail that people are told.
+const LONGEST_REASON: usize = 10_000;
 
 /// Serves the host until it says stop, or has gone.
 pub(crate) fn run() -> Result<()> {
@@ -127,9 +128,11 @@ impl HostApi for Voice {
     }
 
     fn fail(&self, reason: RStr<'_>) {
-        // Must not be lost, and whoever says it has nothing better to do than to wait.
-        while frame::say(stdin(), Said::Fail(reason.as_str().to_owned()), true).is_err() {
-            thread::sleep(Duration::from_secs(1));
+        let reason: String = reason.chars().take(LONGEST_REASON).collect();
+        // Must not be lost, and whoever says it has nothing better to do than to wait. Without a
+        // host there is nobody to tell, and this process ends too.
+        if let Err(error) = frame::say(stdin(), Said::Fail(reason), true) {
+            eprintln!("{error:#}");
         }
     }
 

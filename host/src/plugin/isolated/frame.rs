@@ -192,10 +192,11 @@ pub(super) fn say(socket: impl AsFd, said: Said, waits: bool) -> Result<()> {
     Ok(())
 }
 
-/// The next message; `None` when the process has gone.
-pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Said>> {
+/// The next message, which may make no sense; `None` when the process has gone.
+pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<Result<Said>>> {
     let Some(bytes) = packet(socket, buffer)? else { return Ok(None) };
-    ToHost::decode(bytes).context("decode a message")?.said.context("an empty message").map(Some)
+    let said = ToHost::decode(bytes).context("decode a message");
+    Ok(Some(said.and_then(|message| message.said.context("an empty message"))))
 }
 
 fn packet(socket: impl AsFd, buffer: &mut [u8]) -> Result<Option<&[u8]>> {

@@ -2,10 +2,10 @@
 
 use plugin_api::Points;
 
+use crate::conversation::End;
 use crate::decode::Direction;
 use crate::dnsflow::aggregate::{FlowKey, FlowStats};
 use crate::netflow::aggregate::Transport;
-use crate::netflow::point::End;
 
 pub(crate) const FEED: &str = "ebpf-net/dnsflow";
 const MEASUREMENT: &str = "dnsflow";

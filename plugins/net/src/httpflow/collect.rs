@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use plugin_api::{Category, Host, Metric, Points};
+use plugin_api::{Host, Metric};
 use plugin_support::clock::unix_time_ns;
 use plugin_support::iter::Iterator;
 use plugin_support::loader::Loaded;
@@ -22,12 +22,10 @@ use super::aggregate::Aggregate;
 use super::decode::{self, Exchange, Kind, Part, Read};
 use super::follow::{Follow, FollowCounts};
 use super::point;
+use crate::batches;
 use crate::config::Config;
 use crate::decode::DecodeError;
 use crate::domains::Domains;
-
-/// Points in one batch to the host.
-const BATCH: usize = 512;
 
 /// Connections in doubt that are remembered: far more than are at any time.
 const MOST_DOUBTFUL: usize = 4096;
@@ -219,17 +217,9 @@ impl Collector {
         self.counts.paths_merged.store(self.aggregate.merged(), Ordering::Relaxed);
         let time_ns = unix_time_ns();
         let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut points = Points::new(Category::Network, point::FEED);
-        for summary in flush.each() {
-            point::httpflow(&mut points, &self.processes, &domains, summary, time_ns);
-            if points.len() == BATCH {
-                let full =
-                    std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
-                // What the host has no room for, the host counts.
-                self.host.send(full);
-            }
-        }
-        self.host.send(points);
+        batches::send(&self.host, point::FEED, flush.each(), |points, summary| {
+            point::httpflow(points, &self.processes, &domains, summary, time_ns);
+        });
         drop(domains);
         self.aggregate.refresh_nat(&self.host);
     }

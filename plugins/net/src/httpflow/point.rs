@@ -4,9 +4,9 @@ use plugin_api::Points;
 use plugin_support::process::Processes;
 
 use super::aggregate::{Conversation, Outcome, Stats};
+use crate::conversation;
 use crate::decode::Direction;
 use crate::domains::Domains;
-use crate::netflow::point::{End, NOT_TRANSLATED, UNKNOWN};
 
 pub(super) const FEED: &str = "ebpf-net/httpflow";
 const MEASUREMENT: &str = "httpflow";
@@ -16,43 +16,21 @@ pub(super) fn httpflow(
     points: &mut Points,
     processes: &Processes,
     domains: &Domains,
-    (conversation, path, outcome, stats): (&Conversation, &str, &Outcome, &Stats),
+    (whose, path, outcome, stats): (&Conversation, &str, &Outcome, &Stats),
     time_ns: i64,
 ) {
-    let Conversation { source, destination, direction, owner, netns, translated } = conversation;
+    let Conversation { source, destination, direction, owner, netns, translated } = whose;
     let mut point = points.point(MEASUREMENT, time_ns);
-    let here = End::write(&mut point, source);
-    let there = End::write(&mut point, destination);
-    let real_end = translated.as_ref().map(|real| End::write(&mut point, real));
-    let domain = point.text(domains.name(*netns, destination.ip).unwrap_or(UNKNOWN));
-    let (side, name, client, server, server_domain) = match direction {
-        Direction::Outgoing => ("client", "outgoing", here, there, domain),
-        Direction::Incoming => ("server", "incoming", there, here, UNKNOWN.into()),
+    let tags = conversation::Conversation {
+        source,
+        destination,
+        translated: translated.as_ref(),
+        direction: *direction,
+        transport: "tcp",
+        owner,
+        netns: *netns,
     };
-    point
-        .tag("family", if source.ip.is_ipv4() { "IPv4" } else { "IPv6" })
-        .tag("direction", name)
-        .tag("transport", "tcp")
-        .tag("src_ip", here.ip)
-        .tag("src_port", here.port)
-        .tag("src_ip_type", here.ip_type)
-        .tag("dst_ip", there.ip)
-        .tag("dst_port", there.port)
-        .tag("dst_ip_type", there.ip_type)
-        .tag("dst_domain", domain)
-        .tag("dst_nat_ip", real_end.map_or(NOT_TRANSLATED.into(), |end| end.ip))
-        .tag("dst_nat_port", real_end.map_or(NOT_TRANSLATED.into(), |end| end.port))
-        .tag_display("pid", owner.pid)
-        .tag_display("process_name", processes.name(owner.pid, &owner.comm))
-        .tag_display("netns", netns)
-        .tag("conn_side", side)
-        .tag("client_ip", client.ip)
-        .tag("client_port", client.port)
-        .tag("client_ip_type", client.ip_type)
-        .tag("server_ip", server.ip)
-        .tag("server_port", server.port)
-        .tag("server_ip_type", server.ip_type)
-        .tag("server_domain", server_domain);
+    tags.tag(&mut point, processes, domains);
 
     let Outcome { method, status, version, truncated, grpc_status } = outcome;
     let (sent, received) = (stats.request_bytes as i64, stats.response_bytes as i64);

@@ -1,17 +1,15 @@
 //! Flows to points: the names on the wire, and nothing else.
 
-use plugin_api::{PointBuilder, Points, Text};
+use plugin_api::Points;
 use plugin_support::process::Processes;
 
-use crate::decode::{Direction, Endpoint, Rtt};
+use crate::conversation::Conversation;
+use crate::decode::{Direction, Rtt};
 use crate::domains::Domains;
-use crate::netflow::aggregate::{FlowKey, FlowStats, Transport, ip_type};
+use crate::netflow::aggregate::{FlowKey, FlowStats, Transport};
 
 pub(crate) const FEED: &str = "ebpf-net/netflow";
 const MEASUREMENT: &str = "netflow";
-const MASKED: &str = "*";
-pub(crate) const NOT_TRANSLATED: &str = "N/A";
-pub(crate) const UNKNOWN: &str = "";
 
 /// Adds the point of one flow. `source` is this host's end.
 pub(crate) fn netflow(
@@ -23,39 +21,18 @@ pub(crate) fn netflow(
     time_ns: i64,
 ) {
     let FlowKey { source, destination, transport, direction, owner, netns, translated } = key;
+    let is_tcp = *transport == Transport::Tcp;
     let mut point = points.point(MEASUREMENT, time_ns);
-    let here = End::write(&mut point, source);
-    let there = End::write(&mut point, destination);
-    let real = translated.as_ref().map(|real| End::write(&mut point, real));
-    let domain = point.text(domains.name(*netns, destination.ip).unwrap_or(UNKNOWN));
-    let (side, name, client, server, server_domain) = match direction {
-        Direction::Outgoing => ("client", "outgoing", here, there, domain),
-        Direction::Incoming => ("server", "incoming", there, here, UNKNOWN.into()),
+    let conversation = Conversation {
+        source,
+        destination,
+        translated: translated.as_ref(),
+        direction: *direction,
+        transport: if is_tcp { "tcp" } else { "udp" },
+        owner,
+        netns: *netns,
     };
-    point
-        .tag("family", if source.ip.is_ipv4() { "IPv4" } else { "IPv6" })
-        .tag("direction", name)
-        .tag("transport", if *transport == Transport::Tcp { "tcp" } else { "udp" })
-        .tag("src_ip", here.ip)
-        .tag("src_port", here.port)
-        .tag("src_ip_type", here.ip_type)
-        .tag("dst_ip", there.ip)
-        .tag("dst_port", there.port)
-        .tag("dst_ip_type", there.ip_type)
-        .tag("dst_domain", domain)
-        .tag("dst_nat_ip", real.map_or(NOT_TRANSLATED.into(), |real| real.ip))
-        .tag("dst_nat_port", real.map_or(NOT_TRANSLATED.into(), |real| real.port))
-        .tag_display("pid", owner.pid)
-        .tag_display("process_name", processes.name(owner.pid, &owner.comm))
-        .tag_display("netns", netns)
-        .tag("conn_side", side)
-        .tag("client_ip", client.ip)
-        .tag("client_port", client.port)
-        .tag("client_ip_type", client.ip_type)
-        .tag("server_ip", server.ip)
-        .tag("server_port", server.port)
-        .tag("server_ip_type", server.ip_type)
-        .tag("server_domain", server_domain);
+    conversation.tag(&mut point, processes, domains);
 
     // A correction of an earlier report may be all there is.
     let (sent, received) = (stats.sent.max(0), stats.received.max(0));
@@ -68,7 +45,7 @@ pub(crate) fn netflow(
         .field("bytes_written", sent)
         .field("client_sent", client_sent)
         .field("server_sent", server_sent);
-    if *transport == Transport::Tcp {
+    if is_tcp {
         let Rtt { mean_us, deviation_us } = stats.rtt();
         point
             .field("retransmits", stats.retransmits as i64)
@@ -76,24 +53,6 @@ pub(crate) fn netflow(
             .field("rtt_var", i64::from(deviation_us))
             .field("tcp_closed", stats.closed as i64)
             .field("tcp_established", stats.opened as i64);
-    }
-}
-
-/// One end of a flow as text in the batch, written once and used by several tags.
-#[derive(Clone, Copy)]
-pub(crate) struct End {
-    pub(crate) ip: Text,
-    pub(crate) port: Text,
-    pub(crate) ip_type: Text,
-}
-
-impl End {
-    pub(crate) fn write(point: &mut PointBuilder<'_>, end: &Endpoint) -> Self {
-        Self {
-            ip: point.text(end.ip),
-            port: end.port.map_or(MASKED.into(), |port| point.text(port)),
-            ip_type: ip_type(end.ip).into(),
-        }
     }
 }
 

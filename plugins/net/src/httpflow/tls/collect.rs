@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use plugin_api::{Category, Host, Metric, Points, ProbeVerdict};
+use plugin_api::{Host, Metric, ProbeVerdict};
 use plugin_support::clock::{monotonic_ns, unix_time_ns};
 use plugin_support::loader::Loaded;
 use plugin_support::process::Processes;
@@ -21,11 +21,10 @@ use super::super::point;
 use super::decode;
 use super::files::Files;
 use super::follow::Sessions;
+use crate::batches;
 use crate::config::Config;
 use crate::domains::Domains;
 
-/// Points in one batch to the host.
-const BATCH: usize = 512;
 /// Time between two looks at who uses what.
 const LONGEST_SWEEP: Duration = Duration::from_secs(10);
 /// A session that was quiet for so long has ended, or begins anew.
@@ -230,17 +229,9 @@ impl Collector {
         told.summaries_refused.fetch_add(flush.refused, Ordering::Relaxed);
         let time_ns = unix_time_ns();
         let domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut points = Points::new(Category::Network, point::FEED);
-        for summary in flush.each() {
-            point::httpflow(&mut points, &self.processes, &domains, summary, time_ns);
-            if points.len() == BATCH {
-                let full =
-                    std::mem::replace(&mut points, Points::new(Category::Network, point::FEED));
-                // What the host has no room for, the host counts.
-                self.host.send(full);
-            }
-        }
-        self.host.send(points);
+        batches::send(&self.host, point::FEED, flush.each(), |points, summary| {
+            point::httpflow(points, &self.processes, &domains, summary, time_ns);
+        });
         drop(domains);
         self.aggregate.refresh_nat(&self.host);
     }

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * What is known of a connection that speaks HTTP, where a packet stands in it, and the
+ * record of an exchange that has ended.
+ */
+#ifndef NET_HTTP_CONN_BPF_H
+#define NET_HTTP_CONN_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi/net.h"
+#include "lib/count.bpf.h"
+#include "progs/net/tcp.bpf.h"
+#include "progs/net/udp.bpf.h"
+
+/* Wake the reader whenever another so many bytes are waiting. */
+#define HTTP_WAKEUP_BYTES (1024 * 1024)
+/* No more than this is added to the ring between two looks at how full it is. */
+#define HTTP_WAKEUP_SLACK (8 * (sizeof(struct http_exchange) + HTTP_HEAD_BYTES))
+
+/* Packets of a connection that is older than the collector to look at for a request. */
+#define HTTP_MOST_LOOKS 255
+
+/* Set by the loader before load: whether httpflow is wanted. */
+const volatile __u8 http_enabled = 0;
+
+/* What `tcp_conn.http` says. */
+enum http_mode {
+	HTTP_UNDECIDED = 0,
+	HTTP_OTHER = 1,
+	HTTP_FOLLOWED = 2,
+	/* User space follows. */
+	HTTP_HANDED_OVER = 3,
+};
+
+enum http_state {
+	/* No request, or one that was given up. */
+	HTTP_IDLE = 0,
+	/* A request whose response has not begun. */
+	HTTP_ASKED = 1,
+	/* A response whose head was seen. */
+	HTTP_ANSWERED = 2,
+};
+
+/*
+ * The two directions usually run on two CPUs, so what both touch is in one cache line:
+ * the first 56 bytes, as the kernel puts 8 of its own before them.
+ */
+struct http_conn {
+	__u64 asked_at;
+	__u64 latency_ns;
+	__u64 request_bytes;
+	__u64 response_bytes;
+	/* Where the next new byte of each direction is, by `enum direction`. */
+	__u32 next[2];
+	__u32 state;
+	__u16 status;
+	__u8 major;
+	__u8 minor;
+	/* The direction that requests have, an `enum direction`. */
+	__u8 asks;
+	/* One bit per direction: `next` is known. */
+	__u8 known;
+	__u8 padding[2];
+	/* The sequence number of the request's first byte. */
+	__u32 asked_seq;
+	/* Bytes seen when the last walk came by. */
+	__u64 walked;
+	/* The record, and what follows it in the ring. */
+	struct http_exchange exchange;
+	__u8 head[HTTP_HEAD_BYTES];
+	/* Room behind the head for a word of zeros. */
+	__u64 end;
+};
+
+/* Connections that speak HTTP. No limit but the number of sockets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct http_conn);
+} http_conns SEC(".maps");
+
+/*
+ * Exchanges that have ended, by who asked: the two ends of a conversation on this host
+ * run on two CPUs, which would get in each other's way. Full: counted, and lost.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HTTP_EXCHANGES_BYTES);
+} http_incoming SEC(".maps"), http_outgoing SEC(".maps");
+
+/* Packets of connections that user space follows. Full: counted, and lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, HTTP_PIECES_BYTES);
+} http_pieces SEC(".maps");
+
+/* The payload of a packet: where it is in the packet and in its direction's stream. */
+struct segment {
+	__u32 seq;
+	__u32 offset;
+	__u32 len;
+	/* Bytes before it that were not seen. */
+	__u32 missed;
+};
+
+static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *segment)
+{
+	const __u8 *data = (const __u8 *)(long)skb->data;
+	const __u8 *end = (const __u8 *)(long)skb->data_end;
+	const __u8 *tcp;
+	__u32 ip_len;
+
+	if (data + sizeof(struct ipv4_header) > end)
+		return false;
+	ip_len = data[0] >> 4 == 4 ? (data[0] & 15) * 4 : sizeof(struct ipv6_header);
+	tcp = data + ip_len;
+	if (tcp + 20 > end)
+		return false;
+	segment->offset = ip_len + (tcp[12] >> 4) * 4;
+	if (skb->len <= segment->offset)
+		return false;
+	segment->len = skb->len - segment->offset;
+	segment->seq = bpf_ntohl(*(const __u32 *)(tcp + 4));
+	segment->missed = 0;
+	/* The SYN has a number of its own. */
+	if (tcp[13] & 2)
+		segment->seq++;
+	return true;
+}
+
+static __always_inline __u64 wakeup_flags(void *ring)
+{
+	__u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+
+	if (waiting < HTTP_WAKEUP_BYTES || waiting % HTTP_WAKEUP_BYTES >= HTTP_WAKEUP_SLACK)
+		return BPF_RB_NO_WAKEUP;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+/* The exchange has ended: out with it, if it was answered. */
+static __always_inline void http_emit(struct tcp_conn *conn, struct http_conn *http)
+{
+	struct http_exchange *exchange = &http->exchange;
+	__u32 captured;
+	long failed;
+
+	if (__sync_lock_test_and_set(&http->state, HTTP_IDLE) != HTTP_ANSWERED)
+		return;
+	exchange->tuple = conn->tuple;
+	exchange->owner = conn->holder.owner;
+	exchange->family = conn->family;
+	exchange->major = http->major;
+	exchange->minor = http->minor;
+	exchange->latency_ns = http->latency_ns;
+	exchange->request_bytes = http->request_bytes;
+	exchange->response_bytes = http->response_bytes;
+	exchange->status = http->status;
+	captured = exchange->captured;
+	if (captured > HTTP_HEAD_BYTES)
+		return;
+	if (exchange->way == HTTP_INCOMING)
+		failed = bpf_ringbuf_output(&http_incoming, exchange, sizeof(*exchange) + captured,
+					    wakeup_flags(&http_incoming));
+	else
+		failed = bpf_ringbuf_output(&http_outgoing, exchange, sizeof(*exchange) + captured,
+					    wakeup_flags(&http_outgoing));
+	if (failed)
+		count(COUNTER_HTTP_LOST, 1);
+}
+
+/*
+ * When a packet is seen. TCP has stamped those that it sends with the same clock, which
+ * costs more to read than anything else here.
+ */
+static __always_inline __u64 time_of(struct __sk_buff *skb, enum direction way)
+{
+	__u64 time = way == EGRESS ? skb->tstamp : 0;
+
+	return time ? time : bpf_ktime_get_ns();
+}
+
+#endif

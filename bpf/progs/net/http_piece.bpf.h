@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT
+ *
+ * Connections that user space follows: every packet as a piece of a stream.
+ */
+#ifndef NET_HTTP_PIECE_BPF_H
+#define NET_HTTP_PIECE_BPF_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+
+#include "abi/net.h"
+#include "lib/count.bpf.h"
+#include "progs/net/http_conn.bpf.h"
+
+static __always_inline void describe_piece(struct http_piece *piece, const struct tcp_conn *conn,
+					   const struct http_conn *http)
+{
+	piece->tuple = conn->tuple;
+	piece->owner = conn->holder.owner;
+	piece->family = conn->family;
+	piece->way = http->exchange.way;
+	piece->is_request = 0;
+	piece->cookie = http->exchange.cookie;
+	piece->captured = 0;
+	piece->padding = 0;
+}
+
+/*
+ * Ships a part of a packet in a record with room for `size` bytes. The room is a constant:
+ * the verifier wants to know how large a record is.
+ */
+#define SHIP(size)                                                                                 \
+	do {                                                                                       \
+		struct {                                                                           \
+			struct http_piece piece;                                                   \
+			__u8 bytes[size];                                                          \
+		} *record = bpf_ringbuf_reserve(&http_pieces, sizeof(*record), 0);                 \
+		if (!record) {                                                                     \
+			count(COUNTER_HTTP_LOST, 1);                                               \
+			return 0;                                                                  \
+		}                                                                                  \
+		describe_piece(&record->piece, conn, http);                                        \
+		record->piece.kind = PIECE_BYTES;                                                  \
+		record->piece.is_request = way == http->asks;                                      \
+		record->piece.time_ns = time;                                                      \
+		record->piece.seq = segment.seq + start;                                           \
+		record->piece.len = is_last ? left : part;                                         \
+		if (part > 0 && part <= (size) &&                                                  \
+		    !bpf_skb_load_bytes(skb, segment.offset + start, record->bytes, part))         \
+			record->piece.captured = part;                                             \
+		bpf_ringbuf_submit(record, wakeup_flags(&http_pieces));                            \
+	} while (0)
+
+/* Ships a packet, or as much of it as is allowed; what it holds is for user space to find out. */
+static __noinline int http_ship(struct __sk_buff *skb, const struct tcp_conn *conn,
+				const struct http_conn *http, enum direction way)
+{
+	struct segment segment;
+	__u64 time;
+
+	if (!conn || !http || !read_segment(skb, &segment))
+		return 0;
+	time = time_of(skb, way);
+	for (__u32 i = 0; i < HTTP_MOST_PIECES; i++) {
+		__u32 start = i * HTTP_PIECE_BYTES;
+		bool is_last = i == HTTP_MOST_PIECES - 1;
+		__u32 left, part;
+
+		if (start >= segment.len)
+			break;
+		left = segment.len - start;
+		part = left < HTTP_PIECE_BYTES ? left : HTTP_PIECE_BYTES;
+		if (part <= 256)
+			SHIP(256);
+		else
+			SHIP(HTTP_PIECE_BYTES);
+	}
+	return 0;
+}
+
+/* Ships what is known of the request that is open. */
+static __noinline int http_ship_earlier(const struct tcp_conn *conn, const struct http_conn *http)
+{
+	struct {
+		struct http_piece piece;
+		__u8 bytes[HTTP_HEAD_BYTES];
+	} * record;
+
+	if (!conn || !http)
+		return 0;
+	record = bpf_ringbuf_reserve(&http_pieces, sizeof(*record), 0);
+	if (!record) {
+		count(COUNTER_HTTP_LOST, 1);
+		return 0;
+	}
+	describe_piece(&record->piece, conn, http);
+	record->piece.kind = PIECE_EARLIER;
+	record->piece.is_request = 1;
+	record->piece.time_ns = http->asked_at;
+	record->piece.seq = http->asked_seq;
+	record->piece.len = http->request_bytes;
+	record->piece.captured = http->exchange.captured;
+	__builtin_memcpy(record->bytes, http->head, sizeof(record->bytes));
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* From this packet on, user space follows. */
+static __always_inline void http_hand_over(struct __sk_buff *skb, struct tcp_conn *conn,
+					   struct http_conn *http, enum direction way)
+{
+	__u32 state = __sync_lock_test_and_set(&http->state, HTTP_IDLE);
+
+	conn->http = HTTP_HANDED_OVER;
+	if (state == HTTP_ASKED)
+		http_ship_earlier(conn, http);
+	http_ship(skb, conn, http, way);
+}
+
+#endif
