@@ -11,9 +11,9 @@ use std::time::Instant;
 use system_tests::collector::Collector;
 use system_tests::flows::{Flows, Side};
 use system_tests::hosts::{Family, Hosts};
-use system_tests::program;
 use system_tests::receiver::Receiver;
 use system_tests::web::{Answers, BIG, Web, answers};
+use system_tests::{program, uring};
 
 const ENABLED: [&str; 2] = ["--l7net-enabled", "httpflow"];
 
@@ -318,6 +318,53 @@ fn the_latency_is_the_servers_delay() {
         );
         assert!(took <= server && server <= client && client <= waited, "{path}");
     }
+}
+
+#[test]
+fn requests_through_io_uring_are_seen() {
+    let scene = Scene::new();
+    let stream = scene.connect();
+    for request in [&b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"[..], LAST] {
+        uring::send(&stream, request);
+        let is_head = |answer: &[u8]| answer.windows(4).any(|end| end == b"\r\n\r\n");
+        uring::receive(&stream, |answer| !is_head(answer));
+    }
+    drop(stream);
+    let seen = scene.end();
+    seen.agree();
+    seen.logged("GET", "/hello", 200, 1);
+    seen.logged("GET", "/none", 204, 1);
+}
+
+#[test]
+fn both_ends_can_be_aiohttp() {
+    const TIMES: i64 = 25;
+    let scene = Scene::new();
+    let address = scene.hosts.server.v4.to_string();
+    let python = |args: &[&str]| {
+        let mut python = Command::new("/usr/bin/python3");
+        python.arg(program("aio_web.py")).args(args);
+        python
+    };
+    let mut server = scene.hosts.server.spawn(&mut python(&["serve", &address, "8091"]));
+    assert_eq!(server.line(), "ready");
+    let url = format!("http://{address}:8091");
+    scene.hosts.client.run(&mut python(&["ask", &url, &TIMES.to_string()]));
+    let mut logged = Answers::new();
+    for _ in 0..3 * TIMES {
+        let line = server.line();
+        let [method, path, status] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("the server said: {line}")
+        };
+        let status = status.parse().expect("a status is a number");
+        *logged.entry((method.to_owned(), path.to_owned(), status)).or_default() += 1;
+    }
+    let pid = server.pid().to_string();
+    let seen = scene.end();
+    assert_eq!(logged.len() as i64, 2 + TIMES, "{logged:?}");
+    assert_eq!(answers(&seen.server, Side::Server), logged);
+    assert_eq!(answers(&seen.client, Side::Client), logged);
+    assert_eq!(seen.server.values("pid"), [pid.as_str()].into());
 }
 
 #[test]
