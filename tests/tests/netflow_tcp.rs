@@ -85,7 +85,7 @@ fn bytes_sent_and_received_through_io_uring_are_counted() {
     let collector = Collector::start(&receiver);
     let pair = hosts.connect(Family::V4, 9100);
     thread::scope(|scope| {
-        scope.spawn(|| uring::send(&pair.client, &[b'x'; BYTES]));
+        scope.spawn(|| uring::send(&pair.client, &vec![b'x'; BYTES]));
         scope.spawn(|| uring::receive(&pair.server, |received| received.len() < BYTES));
     });
     drop(pair);
