@@ -54,7 +54,7 @@ fn tracked(node: &Netns) -> usize {
 
 #[track_caller]
 fn wait_for_nothing(collector: &Collector, node: &Netns) {
-    wait::within(Duration::from_mins(3), "the table is empty", || {
+    wait::within(wait::patience() * 3, "the table is empty", || {
         let left = (tracked(node), collector.metric(CONNTRACK, "translations"));
         if left == (0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
     });

@@ -64,12 +64,10 @@ static __always_inline void copy_into(struct __sk_buff *skb, const struct dns_pa
 		return;
 	}
 	*record = *packet;
-	/* Keeps the compiler from proving a bound away that the verifier wants to see. */
-	asm volatile("" : "+r"(size));
 	if (size > room)
 		size = room;
 	record->copied = size;
-	if (size > 0 && bpf_skb_load_bytes(skb, offset, record + 1, size)) {
+	if (size && !copy_bytes(skb, offset, record + 1, size, room)) {
 		count(COUNTER_DNS_PACKETS_LOST, 1);
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return;

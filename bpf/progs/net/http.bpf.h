@@ -53,7 +53,8 @@ static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *con
 		captured = HTTP_LINE_BYTES;
 	if (captured > HTTP_HEAD_BYTES)
 		captured = HTTP_HEAD_BYTES;
-	if (captured < 8 || bpf_skb_load_bytes(skb, segment->offset, http->head, captured))
+	if (captured < 8 ||
+	    !copy_bytes(skb, segment->offset, http->head, captured, sizeof(http->head)))
 		return;
 	http->exchange.captured = captured;
 	if (!is_simple(http, captured, segment->len, token)) {

@@ -45,8 +45,7 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 		record->piece.time_ns = time;                                                      \
 		record->piece.seq = segment.seq + start;                                           \
 		record->piece.len = is_last ? left : part;                                         \
-		if (part > 0 && part <= (size) &&                                                  \
-		    !bpf_skb_load_bytes(skb, segment.offset + start, record->bytes, part))         \
+		if (copy_bytes(skb, segment.offset + start, record->bytes, part, size))            \
 			record->piece.captured = part;                                             \
 		bpf_ringbuf_submit(record, wakeup_flags(&http_pieces));                            \
 	} while (0)

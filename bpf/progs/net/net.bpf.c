@@ -192,6 +192,21 @@ int BPF_PROG(tls_socket_receives, struct sock *sk, int result, int flags)
 	return 0;
 }
 
+/* The same before 6.3, which has no such tracepoints. */
+SEC("fentry/tcp_sendmsg")
+int BPF_PROG(tls_tcp_sends, struct sock *sk)
+{
+	tls_socket(sk, true);
+	return 0;
+}
+
+SEC("fentry/tcp_recvmsg")
+int BPF_PROG(tls_tcp_receives, struct sock *sk)
+{
+	tls_socket(sk, false);
+	return 0;
+}
+
 /* SSL_read(session, buffer, size), gnutls_record_recv */
 SEC("uprobe")
 int tls_read(struct pt_regs *ctx)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use plugin_support::probe::Policy;
 use plugin_support::settings;
 use serde::Deserialize;
 
@@ -29,6 +30,8 @@ impl Default for File {
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
+    /// What may be attached.
+    pub(crate) policy: Policy,
     /// A command of several lines is one point; otherwise each line is.
     pub(crate) join_lines: bool,
     /// An empty line is a point too.
@@ -44,6 +47,7 @@ impl Config {
         let (collector, File { join_lines, empty_lines }) = settings::parse(text)?;
         let interval = collector.interval();
         Ok(Self {
+            policy: collector.policy()?,
             join_lines,
             empty_lines,
             flush: interval.min(LONGEST_WAIT),

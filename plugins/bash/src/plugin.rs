@@ -129,7 +129,8 @@ impl Plugin for Bash {
 
 impl Bash {
     fn run(&self) -> Result<Running> {
-        let mut loaded = loader::load(Facts::of_this_host()?, OBJECT, &[], PROBES)?;
+        let facts = Facts::of_this_host()?.under(&self.config.policy);
+        let mut loaded = loader::load(facts, OBJECT, &[], PROBES)?;
         let kernel_counts = loaded.counters("counters")?;
         let verdicts = loaded.verdicts().to_vec();
         let meter = loaded.meter()?;
