@@ -20,6 +20,7 @@ pub mod routed;
 pub mod shell;
 pub mod tcp;
 pub mod udp;
+pub mod usage;
 pub mod wait;
 pub mod web;
 pub mod wire;
