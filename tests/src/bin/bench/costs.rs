@@ -16,7 +16,7 @@ use crate::loads::{
     BULK, FILES, HTTP_EXCHANGE, HTTPS_EXCHANGE, Load, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM,
     WINDOW,
 };
-use crate::results::{Cost, Idle, Losses, Window};
+use crate::results::{Copying, Cost, Losses, Window};
 use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS};
 
 /// Programs change little from round to round.
@@ -87,7 +87,7 @@ fn window(servers: &Servers, load: &Load, parts: Parts, losses: &mut Losses) -> 
 }
 
 /// How often programs run while files are copied, and while nothing is done; reports are a minute apart, as operators have them.
-pub(crate) fn files(servers: &Servers) -> Idle {
+pub(crate) fn files(servers: &Servers) -> Copying {
     let subject = Subject::start(TLS, Reports::Seldom);
     let pid = subject.collector.pid();
     let _statistics = Statistics::on();
@@ -103,7 +103,7 @@ pub(crate) fn files(servers: &Servers) -> Idle {
     });
     let (blocks, runs, cpu_ns) = look(&mut || (FILES.run)(servers).count);
     subject.finish();
-    Idle { blocks, runs, cpu_ns, idle_runs, idle_cpu_ns }
+    Copying { blocks, runs, cpu_ns, idle_runs, idle_cpu_ns }
 }
 
 fn own_programs() -> BTreeMap<u32, Program> {

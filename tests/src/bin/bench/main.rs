@@ -56,10 +56,13 @@ fn main() -> ExitCode {
     let tables = tables::markdown(&results);
     println!("{tables}\n{:.0} s", start.elapsed().as_secs_f64());
     let folder = system_tests::plugins::target_folder().join("bench");
-    let docs = system_tests::workspace().join("docs");
-    write(&results, &tables, &folder);
+    fs::create_dir_all(&folder).expect("the folder can be made");
+    write(&results, &folder);
+    put(&folder.join("performance.md"), &tables);
     if only.is_empty() {
-        write(&results, &tables, &docs);
+        let docs = system_tests::workspace().join("docs");
+        write(&results, &docs);
+        write_page(&docs.join("performance.md"), &tables);
     }
     ExitCode::SUCCESS
 }
@@ -72,7 +75,7 @@ fn measure(rounds: usize, only: &str) -> Results {
     let mut losses = results::Losses::default();
     results.comparisons = compare::compare(&servers, rounds, only, &mut losses);
     results.costs = costs::costs(&servers, rounds, only, &mut losses);
-    results.idle = (wanted("files") || only == "costs").then(|| costs::files(&servers));
+    results.copying = (wanted("files") || only == "costs").then(|| costs::files(&servers));
     results.encoding = wanted("encoding").then(capacity::encoding);
     results.starts = wanted("start").then(|| capacity::starts(rounds));
     results.sockets = wanted("sockets").then(capacity::sockets);
@@ -80,26 +83,24 @@ fn measure(rounds: usize, only: &str) -> Results {
     results
 }
 
-/// Into docs the tables go where docs/performance.md has them; elsewhere they are a file.
-fn write(results: &Results, tables: &str, folder: &Path) {
-    fs::create_dir_all(folder).expect("the folder can be made");
-    let put = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        println!("written: {}", path.display());
-    };
+fn write(results: &Results, folder: &Path) {
     let json = serde_json::to_string_pretty(&results.json()).expect("numbers and text are JSON");
-    put("performance.json", &(json + "\n"));
+    put(&folder.join("performance.json"), &(json + "\n"));
     if !results.comparisons.is_empty() {
         let caption = format!("{}, rounds: {}", results::machine(), results.rounds);
-        put("performance.svg", &chart::svg(&results.comparisons, &caption));
+        put(&folder.join("performance.svg"), &chart::svg(&results.comparisons, &caption));
     }
-    let page = fs::read_to_string(folder.join("performance.md")).unwrap_or_default();
-    let parts =
-        page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let page = parts.map_or_else(
-        || tables.to_owned(),
-        |(before, after)| format!("{before}{BEGIN}\n{CHART}\n\n{tables}\n{END}{after}"),
-    );
-    put("performance.md", &page);
+}
+
+/// Puts the chart and the tables between the marks.
+fn write_page(path: &Path, tables: &str) {
+    let page = fs::read_to_string(path).expect("the page is there");
+    let (before, rest) = page.split_once(BEGIN).expect("the page has a mark");
+    let (_, after) = rest.split_once(END).expect("the page has a second mark");
+    put(path, &format!("{before}{BEGIN}\n{CHART}\n\n{tables}\n{END}{after}"));
+}
+
+fn put(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    println!("written: {}", path.display());
 }

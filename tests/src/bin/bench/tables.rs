@@ -100,14 +100,17 @@ fn programs(cost: &Cost) -> Vec<Vec<String>> {
 fn more(text: &mut String, results: &Results) {
     let mut rows = Vec::new();
     let mut row = |what: &str, value: String| rows.push(vec![what.to_owned(), value]);
-    if let Some(idle) = results.idle {
+    if let Some(copying) = results.copying {
         row(
             "BPF runs while `dd` copied files for as long as nothing was done before",
-            format!("{} for {} blocks; {} without", idle.runs, idle.blocks, idle.idle_runs),
+            format!(
+                "{} for {} blocks; {} without",
+                copying.runs, copying.blocks, copying.idle_runs
+            ),
         );
         row(
             "CPU of the collector meanwhile",
-            format!("{:.1} ms; {:.1} ms without", ms(idle.cpu_ns), ms(idle.idle_cpu_ns)),
+            format!("{:.1} ms; {:.1} ms without", ms(copying.cpu_ns), ms(copying.idle_cpu_ns)),
         );
     }
     if let Some(encoding) = results.encoding {
@@ -190,5 +193,7 @@ fn table<const N: usize>(
     };
     line(&head.map(str::to_owned));
     line(&widths.iter().map(|width| "-".repeat(*width)).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
+    for row in &rows {
+        line(row);
+    }
 }
