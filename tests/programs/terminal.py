@@ -18,9 +18,10 @@ PROMPTS = (b"[ready]", b"[more]")
 
 pid, terminal = pty.fork()
 if pid == 0:
+    # No line is ever wrapped: the prompt would be drawn again. So it would if the shell heard of
+    # another size.
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 32000, 0, 0))
     os.execvp(sys.argv[1], sys.argv[1:])
-# No line is ever wrapped: the prompt would be drawn again.
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 32000, 0, 0))
 
 
 def wait_for_prompt(is_to_end=False):
