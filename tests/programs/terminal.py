@@ -18,18 +18,21 @@ PROMPTS = (b"[ready]", b"[more]")
 
 pid, terminal = pty.fork()
 if pid == 0:
+    # No line is ever wrapped: the prompt would be drawn again. So it would if the shell heard of
+    # another size.
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 32000, 0, 0))
     os.execvp(sys.argv[1], sys.argv[1:])
-# No line is ever wrapped: the prompt would be drawn again.
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 32000, 0, 0))
 
 
-def wait_for_prompt():
+def wait_for_prompt(is_to_end=False):
     shown = b""
     while not any(prompt in shown for prompt in PROMPTS):
         try:
             more = os.read(terminal, 65536)
         except OSError:
             more = b""
+        if not more and is_to_end:
+            return "ended"
         if not more:
             sys.stderr.write(shown.decode(errors="replace"))
             return "ended"
@@ -49,8 +52,9 @@ def type_in(text):
 state = wait_for_prompt()
 print(pid if state == "ready" else state, flush=True)
 for line in sys.stdin:
-    type_in(json.loads(line).encode("utf-8", "surrogateescape"))
-    state = wait_for_prompt()
+    keys = json.loads(line)
+    type_in(keys.encode("utf-8", "surrogateescape"))
+    state = wait_for_prompt(is_to_end=keys == "exit\n")
     print(state, flush=True)
     if state == "ended":
         break

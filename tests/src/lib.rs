@@ -21,6 +21,7 @@ pub mod shell;
 pub mod tcp;
 pub mod udp;
 pub mod uring;
+pub mod usage;
 pub mod wait;
 pub mod web;
 pub mod wire;
