@@ -9,6 +9,7 @@
 
 pub mod collector;
 pub mod dns;
+pub mod exchanges;
 pub mod flows;
 pub mod hosts;
 pub mod nginx;

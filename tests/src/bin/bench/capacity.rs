@@ -64,7 +64,7 @@ pub(crate) fn starts(rounds: usize) -> Starts {
         let mut collector = setup.start();
         starts.running_ms.push(start.elapsed().as_secs_f64() * 1000.0);
         while !has_come.load(Ordering::Relaxed) {
-            assert!(start.elapsed() < wait::PATIENCE, "no point comes: {}", collector.log());
+            assert!(start.elapsed() < wait::patience(), "no point comes: {}", collector.log());
             // Something to report.
             socket.send_to(b"x", address).expect("loopback takes it");
             thread::sleep(Duration::from_millis(5));
