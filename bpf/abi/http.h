@@ -13,7 +13,7 @@ enum http_size {
 	/* Bytes of a packet that one piece holds, and pieces of a packet at most. */
 	HTTP_PIECE_BYTES = 4096,
 	HTTP_MOST_PIECES = 16,
-	HTTP_EXCHANGES_BYTES = 4 * 1024 * 1024,
+	HTTP_EXCHANGES_BYTES = 8 * 1024 * 1024,
 	HTTP_PIECES_BYTES = 8 * 1024 * 1024,
 };
 

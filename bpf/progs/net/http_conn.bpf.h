@@ -16,7 +16,7 @@
 #include "progs/net/udp.bpf.h"
 
 /* Wake the reader whenever another so many bytes are waiting. */
-#define HTTP_WAKEUP_BYTES (512 * 1024)
+#define HTTP_WAKEUP_BYTES (1024 * 1024)
 /* No more than this is added to the ring between two looks at how full it is. */
 #define HTTP_WAKEUP_SLACK (8 * (sizeof(struct http_exchange) + HTTP_HEAD_BYTES))
 

@@ -83,8 +83,11 @@ pub struct Policy {
     forbidden: Vec<String>,
 }
 
-/// The words that forbid, and what each does.
-const PROHIBITIONS: [(&str, fn(Hook) -> bool); 5] = [
+/// A word that forbids, and what.
+type Prohibition = (&'static str, fn(Hook) -> bool);
+
+/// All of them.
+const PROHIBITIONS: [Prohibition; 5] = [
     ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
     ("no-fentry", |hook| matches!(hook, Hook::Entry(_))),
     // No plugin of this repository has a way that is one.
