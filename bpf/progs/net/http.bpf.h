@@ -190,7 +190,8 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 
 	token = token_at(skb, &segment);
 	if (token == TOKEN_NONE || (is_older && token >= TOKEN_PREFACE)) {
-		if (is_older && conn->http_looks < HTTP_MOST_LOOKS)
+		if ((is_older && conn->http_looks < HTTP_MOST_LOOKS) ||
+		    (conn->http_looks < HTTP_MOST_GREETINGS && greets(skb, &segment)))
 			conn->http_looks++;
 		else
 			conn->http = HTTP_OTHER;
@@ -240,6 +241,8 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 	if (!http)
 		return;
 	if (conn->http == HTTP_HANDED_OVER) {
+		if (way == EGRESS)
+			learn_holder(conn, kernel_sock(sk));
 		http_ship(skb, conn, http, way);
 		return;
 	}
