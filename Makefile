@@ -19,8 +19,9 @@ endif
 
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
-TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light openssl procps \
-	python3 python3-aiohttp redis-server redis-tools socat bind9-dnsutils wrk
+TEST_PACKAGES := curl dnsmasq-base golang-go iproute2 libcap2-bin ncat nftables nginx-light nodejs \
+	openssl procps python3 python3-aiohttp python3-grpcio redis-server redis-tools socat \
+	bind9-dnsutils wget wrk
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)

@@ -51,7 +51,9 @@ enum counter {
 	COUNTER_HTTP_CONNS_REFUSED = 8,
 	/* Pieces of TLS sessions that found their ring full, or could not be told. */
 	COUNTER_TLS_PIECES_LOST = 9,
-	COUNTER_COUNT = 10,
+	/* Starts of programs that found their ring full. */
+	COUNTER_TLS_STARTS_LOST = 10,
+	COUNTER_COUNT = 11,
 };
 
 enum ring_size {

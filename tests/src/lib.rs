@@ -20,6 +20,7 @@ pub mod receiver;
 pub mod routed;
 pub mod shell;
 pub mod tcp;
+pub mod tls;
 pub mod udp;
 pub mod uring;
 pub mod usage;

@@ -207,7 +207,8 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 
 	token = token_at(skb, &segment);
 	if (token == TOKEN_NONE || (is_older && token >= TOKEN_PREFACE)) {
-		if (is_older && conn->http.looks < HTTP_MOST_LOOKS)
+		if ((is_older && conn->http.looks < HTTP_MOST_LOOKS) ||
+		    (conn->http.looks < HTTP_MOST_GREETINGS && greets(skb, &segment)))
 			conn->http.looks++;
 		else
 			conn->http.mode = HTTP_OTHER;
@@ -255,6 +256,8 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 		return;
 	}
 	if (conn->http.mode == HTTP_HANDED_OVER) {
+		if (way == EGRESS)
+			learn_holder(conn, kernel_sock(sk));
 		http = http_of(skb);
 		if (http)
 			http_ship(skb, conn, http, way);

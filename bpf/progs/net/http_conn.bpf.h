@@ -22,6 +22,8 @@
 
 /* Packets of a connection that is older than the collector to look at for a request. */
 #define HTTP_MOST_LOOKS 255
+/* Packets with which a server may begin a new one before the client's first. */
+#define HTTP_MOST_GREETINGS 4
 
 /* Set by the loader before load: whether httpflow is wanted. */
 const volatile __u8 http_enabled = 0;

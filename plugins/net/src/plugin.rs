@@ -16,7 +16,8 @@ use crate::config::Config;
 use crate::domains::Domains;
 use crate::httpflow::collect as httpflow;
 use crate::httpflow::tls::collect as tls;
-use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE, TLS_PROBES};
+use crate::httpflow::tls::explain::explain;
+use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE, START, TLS_PROBES};
 
 /// Maps that are of no use without httpflow or httpflow-tls, and how small they can be.
 const WITHOUT_HTTP: &[(&str, u32)] = &[
@@ -24,7 +25,12 @@ const WITHOUT_HTTP: &[(&str, u32)] = &[
     ("http_outgoing", SMALLEST_RING),
     ("http_pieces", SMALLEST_RING),
 ];
-const WITHOUT_TLS: &[(&str, u32)] = &[("tls_streams", 1), ("tls_pieces", SMALLEST_RING)];
+const WITHOUT_TLS: &[(&str, u32)] = &[
+    ("tls_streams", 1),
+    ("go_calls", 1),
+    ("tls_pieces", SMALLEST_RING),
+    ("tls_starts", SMALLEST_RING),
+];
 /// A page of the largest size that Linux has.
 const SMALLEST_RING: u32 = 64 * 1024;
 
@@ -59,6 +65,8 @@ impl Plugin for Net {
     /// The kernel lets nobody else attach to the code of programs.
     const CAPABILITIES: &'static str = "SYS_ADMIN/httpflow-tls";
 
+    const COMMANDS: &'static str = "tls";
+
     fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
         log::install(host.clone());
         let config = Config::parse(settings)?;
@@ -90,6 +98,10 @@ impl Plugin for Net {
         let mut verdicts = running.loaded().verdicts().to_vec();
         verdicts.extend(self.tls_told.files());
         verdicts
+    }
+
+    fn answer(words: &[&str]) -> Result<String, PluginError> {
+        Ok(explain(words)?)
     }
 
     fn metrics(&self) -> Vec<Metric> {
@@ -150,7 +162,10 @@ impl Plugin for Net {
             in_kernel(abi::COUNTER_HTTP_LOST),
             in_kernel(abi::COUNTER_HTTP_CONNS_REFUSED),
         );
-        let tls = self.tls_told.metrics(in_kernel(abi::COUNTER_TLS_PIECES_LOST));
+        let tls = self.tls_told.metrics(
+            in_kernel(abi::COUNTER_TLS_PIECES_LOST),
+            in_kernel(abi::COUNTER_TLS_STARTS_LOST),
+        );
         let more = dns.metrics().chain(http).chain(tls);
         own.into_iter().chain(more).chain(usage.metrics()).collect()
     }
@@ -180,7 +195,8 @@ impl Net {
     ) -> Result<Option<Worker>> {
         let is_attached = |loaded: &Mutex<Loaded>| {
             let loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            TLS_PROBES.iter().all(|probe| loaded.is_attached(probe.name))
+            let mut needed = TLS_PROBES.iter().filter(|probe| probe.name != START);
+            needed.all(|probe| loaded.is_attached(probe.name))
         };
         if !self.config.httpflow_tls || !is_attached(loaded) {
             return Ok(None);
