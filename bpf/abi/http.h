@@ -14,7 +14,7 @@ enum http_size {
 	HTTP_PIECE_BYTES = 4096,
 	HTTP_MOST_PIECES = 16,
 	HTTP_EXCHANGES_BYTES = 8 * 1024 * 1024,
-	HTTP_PIECES_BYTES = 8 * 1024 * 1024,
+	HTTP_PIECES_BYTES = 16 * 1024 * 1024,
 };
 
 /* Who asked, as seen from the socket. */
