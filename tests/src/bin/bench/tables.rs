@@ -43,7 +43,7 @@ fn costs(text: &mut String, results: &Results) {
     writeln!(
         text,
         "BPF ns with `kernel.bpf_stats_enabled=1`, whose own cost is included: `nothing`, a program that looks at no packet, \
-         shows {:.0} ns a run ({:.0} to {:.0}). CPU is that of the collector's own threads, a report included.\n",
+         shows {:.0} ns a run ({:.0} to {:.0}). CPU is that of the collector's own threads.\n",
         nothing.median, nothing.least, nothing.most
     )
     .expect("a string takes everything");

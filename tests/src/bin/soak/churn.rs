@@ -2,7 +2,7 @@
 //! connections, requests in clear and through TLS, DNS, containers with namespaces of their own, and shells that are typed into.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
@@ -34,6 +34,9 @@ fn add(counter: &AtomicU64, count: u64) {
 /// A client's host, and a server's with nginx and dnsmasq.
 pub(crate) struct Place {
     pub(crate) hosts: Hosts,
+    /// Asks for names, and does nothing else: dnsflow does not tell namespaces apart, and other
+    /// tests on this machine have the same addresses.
+    pub(crate) asker: Ipv4Addr,
     _nginx: Nginx,
     _dnsmasq: Dnsmasq,
 }
@@ -43,7 +46,11 @@ impl Place {
         let hosts = Hosts::new();
         let nginx = Nginx::start_with_tls(&hosts.server);
         let dnsmasq = Dnsmasq::start(&hosts.server, ["--address=/test/10.1.2.3"]);
-        Self { hosts, _nginx: nginx, _dnsmasq: dnsmasq }
+        let [.., high, low] = std::process::id().to_be_bytes();
+        let asker = Ipv4Addr::new(198, 19, high, low);
+        hosts.client.ip_command(&format!("addr add {asker}/32 dev eth0\n"));
+        hosts.server.ip_command(&format!("route add {asker}/32 via {}\n", hosts.client.v4));
+        Self { hosts, asker, _nginx: nginx, _dnsmasq: dnsmasq }
     }
 
     fn server(&self, port: u16) -> SocketAddr {
@@ -146,7 +153,7 @@ fn requests_through_tls(place: &Place, done: &Done) {
 /// From a socket of its own, for `soak.test`.
 fn question(place: &Place, done: &Done) {
     const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04soak\x04test\0\0\x01\0\x01";
-    let socket = place.hosts.client.any_udp(Family::V4);
+    let socket = place.hosts.client.bind_udp(SocketAddr::new(place.asker.into(), 0));
     socket.connect(place.server(53)).expect("there is a way");
     socket.send(QUESTION).expect("the cable takes it");
     let mut answer = [0; 512];

@@ -1,8 +1,8 @@
 //! What the collector says was done. In: its points, as they come. Out: sums, to be compared with what really was done.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use system_tests::hosts::Netns;
 use system_tests::wire::Point;
 
 use crate::churn::{Done, Place, marker};
@@ -19,16 +19,22 @@ pub(crate) struct Reported {
 
 /// Whose points count.
 pub(crate) struct Ends {
+    /// The inodes of the namespaces, as `netns` has them.
     client: String,
     server: String,
+    asker: String,
     marker: String,
 }
 
 impl Ends {
     pub(crate) fn of(place: &Place) -> Self {
-        let text = |ip: Ipv4Addr| ip.to_string();
-        let hosts = &place.hosts;
-        Self { client: text(hosts.client.v4), server: text(hosts.server.v4), marker: marker() }
+        let [client, server] = [&place.hosts.client, &place.hosts.server].map(Netns::inode);
+        Self {
+            client: client.to_string(),
+            server: server.to_string(),
+            asker: place.asker.to_string(),
+            marker: marker(),
+        }
     }
 }
 
@@ -36,17 +42,17 @@ impl Reported {
     pub(crate) fn add(&self, points: &[Point], ends: &Ends) {
         for point in points {
             let tag = |name| point.tag(name).unwrap_or_default();
-            let is_from = |ip: &String| tag("src_ip") == *ip;
+            let is_in = |netns: &String| tag("netns") == *netns;
             let is_outgoing = tag("direction") == "outgoing";
             let (counter, field) = match point.name.as_str() {
-                "netflow" if is_from(&ends.client) && is_outgoing => {
+                "netflow" if is_in(&ends.client) && is_outgoing => {
                     (&self.connections, "tcp_established")
                 }
-                "httpflow" if is_from(&ends.server) && tag("src_port") == "443" => {
+                "httpflow" if is_in(&ends.server) && tag("src_port") == "443" => {
                     (&self.tls_requests, "count")
                 }
-                "httpflow" if is_from(&ends.server) => (&self.requests, "count"),
-                "dnsflow" if is_from(&ends.client) && point.int("rcode") == Some(0) => {
+                "httpflow" if is_in(&ends.server) => (&self.requests, "count"),
+                "dnsflow" if tag("src_ip") == ends.asker && point.int("rcode") == Some(0) => {
                     (&self.questions, "count")
                 }
                 "bash" if point.text("cmd").is_some_and(|cmd| cmd.contains(&ends.marker)) => {
