@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * bash: the commands that are typed into it.
+ * bash: the commands that are typed into it, and into other shells.
  *
- *   sched_process_exec -> a bash starts; user space attaches the rest to its file
+ *   sched_process_exec -> a shell starts; user space attaches the rest to its file
  *
- *   readline_entry     -> readline() begins
+ *   readline_entry     -> readline() begins; or PyOS_Readline(), which python calls
+ *                         for what is typed, whatever edits the line
  *   readline_ret       -> it returns a line; at its `ret` instructions, so that a
  *                         call that began before the attach is seen too
  *   readline_return    -> the same as a uretprobe, where the former cannot be found
+ *   zle_entry, zle_ret -> the same for zleentry(), through which zsh reads lines,
+ *                         among other things
  *   parse_entry        -> parse_command() begins: bash reads a command, of any
- *                         number of lines
+ *                         number of lines; or parse_event(), of zsh
  *   parse_ret          -> it returns: the command is complete and is run next
  *
  * A file that is seen through several mounts (overlayfs) may be probed several times
@@ -23,14 +26,16 @@
 
 #include "abi/bash.h"
 #include "lib/count.bpf.h"
+#include "progs/bash/context.bpf.h"
+#include "progs/bash/record.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* Some thousand lines of usual length, or 60 of the longest. */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024);
-} events SEC(".maps");
+/* Set by the loader: which shells are looked at, as a set of `flavour`. */
+const volatile __u32 flavours = FLAVOUR_BASH;
+
+/* ZLE_CMD_READ of zsh. */
+enum { ZLE_READ = 1 };
 
 /* Tasks that have called readline() or parse_command(); goes with the task. */
 struct {
@@ -40,41 +45,32 @@ struct {
 	__type(value, struct shell);
 } shells SEC(".maps");
 
-static __always_inline void fill(struct event *event, __u32 kind, __u64 time_ns)
-{
-	event->kind = kind;
-	event->pid = bpf_get_current_pid_tgid() >> 32;
-	event->uid = bpf_get_current_uid_gid();
-	event->padding = 0;
-	event->time_ns = time_ns;
-}
-
-static __always_inline void emit(__u32 kind, __u32 counter)
-{
-	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-
-	if (!event) {
-		count(counter, 1);
-		return;
-	}
-	fill(event, kind, bpf_ktime_get_ns());
-	bpf_ringbuf_submit(event, 0);
-}
-
-/* Files named bash, bash5, bash-static and the like. */
-static __always_inline bool is_bash(struct file *executable)
+/*
+ * Files named bash, bash5, bash-static and the like, and so for the others; user space
+ * looks closer. 0 for those that nobody asked for.
+ */
+static __always_inline __u32 flavour_of(struct file *executable)
 {
 	const unsigned char *name = BPF_CORE_READ(executable, f_path.dentry, d_name.name);
 	char start[5] = {};
+	__u32 flavour = 0;
 
 	bpf_probe_read_kernel_str(start, sizeof(start), name);
-	return start[0] == 'b' && start[1] == 'a' && start[2] == 's' && start[3] == 'h';
+	if (start[0] == 'b' && start[1] == 'a' && start[2] == 's' && start[3] == 'h')
+		flavour = FLAVOUR_BASH;
+	else if (start[0] == 'z' && start[1] == 's' && start[2] == 'h')
+		flavour = FLAVOUR_ZSH;
+	else if (start[0] == 'p' && start[1] == 'y' && start[2] == 't' && start[3] == 'h')
+		flavour = FLAVOUR_PYTHON;
+	else if (start[0] == 'p' && start[1] == 's' && start[2] == 'q' && start[3] == 'l')
+		flavour = FLAVOUR_PSQL;
+	return flavour & flavours;
 }
 
 /* readline() may be in a library that others use too. */
-static __always_inline bool current_is_bash(struct task_struct *task)
+static __always_inline __u32 flavour_of_task(struct task_struct *task)
 {
-	return is_bash(BPF_CORE_READ(task, mm, exe_file));
+	return flavour_of(BPF_CORE_READ(task, mm, exe_file));
 }
 
 static __always_inline struct shell *shell_of(struct task_struct *task)
@@ -91,6 +87,7 @@ static __always_inline struct shell *shell_of(struct task_struct *task)
 struct line {
 	const char *text;
 	__u64 time_ns;
+	__u32 flavour;
 	__u32 offset;
 	__u32 flags;
 };
@@ -122,7 +119,7 @@ static __always_inline bool emit_part(struct line *line, const __u32 room, bool 
 	}
 	if (size <= room || is_last)
 		line->flags |= LINE_ENDS;
-	fill(&part->event, RECORD_LINE, line->time_ns);
+	fill(&part->event, RECORD_LINE, line->flavour, line->time_ns);
 	part->flags = line->flags;
 	part->offset = line->offset;
 	part->size = size - 1;
@@ -133,11 +130,12 @@ static __always_inline bool emit_part(struct line *line, const __u32 room, bool 
 	return !(line->flags & LINE_ENDS);
 }
 
-static __always_inline void emit_line(const char *text, __u32 flags)
+static __always_inline void emit_line(const char *text, __u32 flavour, __u32 flags)
 {
 	struct line line = {
 		.text = text,
 		.time_ns = bpf_ktime_get_ns(),
+		.flavour = flavour,
 		.flags = flags | LINE_STARTS,
 	};
 
@@ -150,31 +148,49 @@ static __always_inline void emit_line(const char *text, __u32 flags)
 	}
 }
 
-static __always_inline void handle_line(const char *text)
+static __always_inline void handle_line(struct task_struct *task, struct shell *shell,
+					const char *text)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct shell *shell = bpf_task_storage_get(&shells, task, NULL, 0);
-	__u32 flags = 0;
+	__u32 flavour, flags = 0;
+	char first = 0;
 
-	if (!shell || !shell->is_reading)
+	if (!shell->is_reading)
 		return;
 	shell->is_reading = 0;
+	flavour = flavour_of_task(task);
 	/* No text is the end of the input; an empty line has some. */
-	if (!text || !current_is_bash(task))
+	if (!text || !flavour)
+		return;
+	/* Lines of python have their line break; without one they are that end. */
+	if (flavour == FLAVOUR_PYTHON && !bpf_probe_read_user(&first, sizeof(first), text) &&
+	    !first)
 		return;
 	if (shell->is_parsing) {
 		flags = LINE_IN_COMMAND;
 		if (!shell->lines++)
 			flags |= LINE_BEGINS_COMMAND;
 	}
-	emit_line(text, flags);
+	if (context_parts)
+		emit_context(flavour);
+	emit_line(text, flavour, flags);
+}
+
+static __always_inline void handle_readline_end(const char *text)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct shell *shell = bpf_task_storage_get(&shells, task, NULL, 0);
+
+	if (shell)
+		handle_line(task, shell, text);
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
 {
-	if (is_bash(BPF_CORE_READ(binary, file)))
-		emit(RECORD_EXEC, COUNTER_STARTS_LOST);
+	__u32 flavour = flavour_of(BPF_CORE_READ(binary, file));
+
+	if (flavour)
+		emit(RECORD_EXEC, flavour, COUNTER_STARTS_LOST);
 	return 0;
 }
 
@@ -184,7 +200,7 @@ int readline_entry(struct pt_regs *ctx)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct shell *shell;
 
-	if (!current_is_bash(task))
+	if (!flavour_of_task(task))
 		return 0;
 	shell = shell_of(task);
 	if (shell)
@@ -195,14 +211,51 @@ int readline_entry(struct pt_regs *ctx)
 SEC("uprobe")
 int readline_ret(struct pt_regs *ctx)
 {
-	handle_line((const char *)PT_REGS_RC(ctx));
+	handle_readline_end((const char *)PT_REGS_RC(ctx));
 	return 0;
 }
 
 SEC("uretprobe")
 int readline_return(struct pt_regs *ctx)
 {
-	handle_line((const char *)PT_REGS_RC(ctx));
+	handle_readline_end((const char *)PT_REGS_RC(ctx));
+	return 0;
+}
+
+/*
+ * What it is called for is its first argument, and it calls itself while it reads, as
+ * for a widget: with a lower stack. `above` is known only if the call was seen, and is
+ * at least as high as whatever was called from it.
+ */
+SEC("uprobe")
+int zle_entry(struct pt_regs *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 stack = PT_REGS_SP(ctx);
+	struct shell *shell;
+
+	if ((__u32)PT_REGS_PARM1(ctx) != ZLE_READ) {
+		shell = bpf_task_storage_get(&shells, task, NULL, 0);
+		if (shell && shell->above < stack)
+			shell->above = stack;
+		return 0;
+	}
+	shell = shell_of(task);
+	if (shell) {
+		shell->is_reading = 1;
+		shell->above = stack - 1;
+	}
+	return 0;
+}
+
+SEC("uprobe")
+int zle_ret(struct pt_regs *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct shell *shell = bpf_task_storage_get(&shells, task, NULL, 0);
+
+	if (shell && PT_REGS_SP(ctx) > shell->above)
+		handle_line(task, shell, (const char *)PT_REGS_RC(ctx));
 	return 0;
 }
 
@@ -234,6 +287,6 @@ int parse_ret(struct pt_regs *ctx)
 		return 0;
 	shell->is_parsing = 0;
 	if (shell->lines)
-		emit(RECORD_COMMAND_END, COUNTER_ENDS_LOST);
+		emit(RECORD_COMMAND_END, 0, COUNTER_ENDS_LOST);
 	return 0;
 }
