@@ -48,12 +48,11 @@ enum line_flags {
 	LINE_IS_CUT = 16,
 };
 
-/* Bytes of text that the parts of a line have room for: most lines are short. */
+/* Bytes of text that a part has room for, and how many parts a line may have. */
 enum line_size {
-	FIRST_PART = 256,
-	NEXT_PART = 4080,
-	NEXT_PARTS = 16,
-	LINE_MAX = FIRST_PART + NEXT_PARTS * NEXT_PART,
+	PART_MAX = 4096,
+	PARTS = 16,
+	LINE_MAX = PARTS * PART_MAX,
 };
 
 /* Bytes of a path, of one name in it, and how many names and mounts are followed. */

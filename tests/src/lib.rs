@@ -19,6 +19,7 @@ pub mod receiver;
 pub mod routed;
 pub mod shell;
 pub mod tcp;
+pub mod typed;
 pub mod udp;
 pub mod wait;
 pub mod web;

@@ -14,6 +14,7 @@
  *   parse_entry        -> parse_command() begins: bash reads a command, of any
  *                         number of lines; or parse_event(), of zsh
  *   parse_ret          -> it returns: the command is complete and is run next
+ *   parse_return       -> the same as a uretprobe, where the former cannot be found
  *
  * A file that is seen through several mounts (overlayfs) may be probed several times
  * without anybody knowing. Each program can run again for the same hit and then
@@ -44,6 +45,19 @@ struct {
 	__type(key, int);
 	__type(value, struct shell);
 } shells SEC(".maps");
+
+/* Where a part is put together. Goes with the task. */
+struct part_room {
+	struct line_part part;
+	char text[PART_MAX + 8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct part_room);
+} parts SEC(".maps");
 
 /*
  * Files named bash, bash5, bash-static and the like, and so for the others; user space
@@ -93,45 +107,47 @@ struct line {
 };
 
 /* Writes the next part; false when there is no other. */
-static __always_inline bool emit_part(struct line *line, const __u32 room, bool is_last)
+static __always_inline bool emit_part(struct line *line, struct part_room *room, bool is_last)
 {
-	struct line_part *part;
+	struct line_part *part = &room->part;
 	char next = 0;
 	long size;
 
-	/* One more for the NUL that the helper writes, and what it is rounded up to. */
-	part = bpf_ringbuf_reserve(&events, sizeof(*part) + room + 8, 0);
-	if (!part) {
-		count(COUNTER_LINES_LOST, 1);
-		return false;
-	}
-	size = bpf_probe_read_user_str(part + 1, room + 1, line->text + line->offset);
+	/* One more for the NUL that the helper writes. */
+	size = bpf_probe_read_user_str(room->text, PART_MAX + 1, line->text + line->offset);
 	if (size < 0)
 		count(COUNTER_LINES_UNREADABLE, 1);
 	/* What was read of a line before a page that cannot be read is its beginning. */
 	if (size <= 0) {
 		line->flags |= LINE_IS_CUT;
 		size = 1;
-	} else if (size == room + 1 && is_last) {
-		bpf_probe_read_user(&next, sizeof(next), line->text + line->offset + room);
+	} else if (size == PART_MAX + 1 && is_last) {
+		bpf_probe_read_user(&next, sizeof(next), line->text + line->offset + PART_MAX);
 		if (next)
 			line->flags |= LINE_IS_CUT;
 	}
-	if (size <= room || is_last)
+	if (size <= PART_MAX || is_last)
 		line->flags |= LINE_ENDS;
 	fill(&part->event, RECORD_LINE, line->flavour, line->time_ns);
 	part->flags = line->flags;
 	part->offset = line->offset;
 	part->size = size - 1;
 	part->padding = 0;
-	bpf_ringbuf_submit(part, 0);
-	line->offset += room;
+	/* No longer than its text: a thousand short lines may be pasted at once. */
+	if (bpf_ringbuf_output(&events, room, sizeof(*part) + size - 1, 0)) {
+		count(COUNTER_LINES_LOST, 1);
+		return false;
+	}
+	line->offset += PART_MAX;
 	line->flags &= ~LINE_STARTS;
 	return !(line->flags & LINE_ENDS);
 }
 
-static __always_inline void emit_line(const char *text, __u32 flavour, __u32 flags)
+static __always_inline void emit_line(struct task_struct *task, const char *text, __u32 flavour,
+				      __u32 flags)
 {
+	struct part_room *room =
+		bpf_task_storage_get(&parts, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	struct line line = {
 		.text = text,
 		.time_ns = bpf_ktime_get_ns(),
@@ -139,11 +155,13 @@ static __always_inline void emit_line(const char *text, __u32 flavour, __u32 fla
 		.flags = flags | LINE_STARTS,
 	};
 
-	if (!emit_part(&line, FIRST_PART, false))
+	if (!room) {
+		count(COUNTER_LINES_LOST, 1);
 		return;
+	}
 #pragma clang loop unroll(disable)
-	for (int part = 1; part <= NEXT_PARTS; part++) {
-		if (!emit_part(&line, NEXT_PART, part == NEXT_PARTS))
+	for (int part = 1; part <= PARTS; part++) {
+		if (!emit_part(&line, room, part == PARTS))
 			return;
 	}
 }
@@ -172,7 +190,7 @@ static __always_inline void handle_line(struct task_struct *task, struct shell *
 	}
 	if (context_parts)
 		emit_context(flavour);
-	emit_line(text, flavour, flags);
+	emit_line(task, text, flavour, flags);
 }
 
 static __always_inline void handle_readline_end(const char *text)
@@ -278,15 +296,30 @@ int parse_entry(struct pt_regs *ctx)
 	return 0;
 }
 
+static __always_inline void handle_parse_end(struct shell *shell)
+{
+	shell->is_parsing = 0;
+	if (shell->lines)
+		emit(RECORD_COMMAND_END, 0, COUNTER_ENDS_LOST);
+}
+
 SEC("uprobe")
 int parse_ret(struct pt_regs *ctx)
 {
 	struct shell *shell = bpf_task_storage_get(&shells, bpf_get_current_task_btf(), NULL, 0);
 
-	if (!shell || !shell->is_parsing || shell->stack != PT_REGS_SP(ctx))
-		return 0;
-	shell->is_parsing = 0;
-	if (shell->lines)
-		emit(RECORD_COMMAND_END, 0, COUNTER_ENDS_LOST);
+	if (shell && shell->is_parsing && shell->stack == PT_REGS_SP(ctx))
+		handle_parse_end(shell);
+	return 0;
+}
+
+/* Where a return takes its address off the stack, that is higher by then. */
+SEC("uretprobe")
+int parse_return(struct pt_regs *ctx)
+{
+	struct shell *shell = bpf_task_storage_get(&shells, bpf_get_current_task_btf(), NULL, 0);
+
+	if (shell && shell->is_parsing && shell->stack <= PT_REGS_SP(ctx))
+		handle_parse_end(shell);
 	return 0;
 }

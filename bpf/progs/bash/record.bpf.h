@@ -11,7 +11,7 @@
 #include "abi/bash.h"
 #include "lib/count.bpf.h"
 
-/* Some thousand lines of usual length, or 60 of the longest. */
+/* Some ten thousand commands of usual length, or 60 lines of the longest. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 * 1024 * 1024);

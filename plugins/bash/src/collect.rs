@@ -1,5 +1,6 @@
 //! The plugin's thread: records out of the kernel, points to the host.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -169,17 +170,21 @@ impl Collector {
         }
     }
 
+    /// Looks a process up once: its commands here were all entered a moment ago.
     fn report(&mut self, done: &[Command]) {
+        let wants_container = self.config.wants(Field::ContainerId);
+        let mut known: HashMap<(u32, u32), (String, Option<String>)> = HashMap::new();
         for command in done {
             if command.text.is_empty() && !self.config.empty_lines {
                 continue;
             }
             let Moment { pid, uid, time_ns } = command.moment;
-            let user = self.users.name(pid, uid);
-            let wants_container = self.config.wants(Field::ContainerId);
-            let container = wants_container.then(|| self.containers.id(pid)).flatten();
+            let (user, container) = known.entry((pid, uid)).or_insert_with(|| {
+                let container = wants_container.then(|| self.containers.id(pid)).flatten();
+                (self.users.name(pid, uid), container)
+            });
             let time = Local.timestamp_nanos(unix_time_of(time_ns));
-            let origin = Origin { user: &user, container: container.as_deref(), time };
+            let origin = Origin { user, container: container.as_deref(), time };
             point::bash(&mut self.points, &self.config, command, &origin);
             self.bytes += command.text.len();
             self.told.commands.fetch_add(1, Ordering::Relaxed);

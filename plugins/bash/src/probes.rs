@@ -5,6 +5,7 @@ use plugin_support::probe::{Hook, Need, Probe, Way};
 
 pub(crate) const PARSE_ENTRY: &str = "parse_entry";
 pub(crate) const PARSE_RET: &str = "parse_ret";
+pub(crate) const PARSE_RETURN: &str = "parse_return";
 pub(crate) const READLINE_ENTRY: &str = "readline_entry";
 pub(crate) const READLINE_RET: &str = "readline_ret";
 pub(crate) const READLINE_RETURN: &str = "readline_return";
@@ -63,6 +64,11 @@ pub(crate) const PROBES: &[Probe] = &[
         name: COMMAND_ENDS,
         need: JOINING,
         ways: &[Way { program: PARSE_RET, hook: Hook::Uprobe("parse_command") }],
+    },
+    Probe {
+        name: "command ends, where the end of its parser is not found",
+        need: JOINING,
+        ways: &[Way { program: PARSE_RETURN, hook: Hook::Uprobe("parse_event") }],
     },
 ];
 

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::AsRawFd as _;
 
 use crate::bash::flavour::{Flavour, Functions, file_name};
-use crate::probes::{PARSE_ENTRY, PARSE_RET};
+use crate::probes::{PARSE_ENTRY, PARSE_RET, PARSE_RETURN};
 
 /// Files that are watched, or known not to be.
 const MOST_FILES: usize = 1024;
@@ -179,14 +179,12 @@ impl Files {
             None => Vec::new(),
         };
         if let Some(command) = symbols[1] {
+            spots.push(Spot::new(PARSE_ENTRY, command.offset));
             match code.returns(command) {
-                Ok(returns) => {
-                    spots.push(Spot::new(PARSE_ENTRY, command.offset));
-                    spots.extend(returns.into_iter().map(|at| Spot::new(PARSE_RET, at)));
-                }
+                Ok(returns) => spots.extend(returns.iter().map(|at| Spot::new(PARSE_RET, *at))),
                 Err(error) => {
-                    log::warn!(file = target.name(), error:% = format!("{error:#}");
-                        "each line of a command is one: the end of its parser is not found");
+                    not_found(functions.command.unwrap_or_default(), &error);
+                    spots.push(Spot::new(PARSE_RETURN, command.offset));
                 }
             }
         }
@@ -396,10 +394,13 @@ fn spots_of_line(code: &Code<'_>, functions: &Functions, line: Symbol) -> Result
             Ok(ends.chain([entry]).collect())
         }
         (Err(error), Some(returned)) => {
-            log::debug!(function = functions.line, error:% = format!("{error:#}");
-                "the end of a function is not found");
+            not_found(functions.line, &error);
             Ok(vec![Spot::new(returned, line.offset), entry])
         }
         (Err(error), None) => Err(error.context(format!("look for the end of {}", functions.line))),
     }
+}
+
+fn not_found(function: &str, error: &anyhow::Error) {
+    log::debug!(function, error:% = format!("{error:#}"); "the end of a function is not found");
 }
