@@ -25,7 +25,7 @@ use crate::decode::{Event, Moment, decode};
 use crate::probes::{COMMAND_BEGINS, COMMAND_ENDS};
 
 /// Points in one batch to the host, and bytes of commands.
-const BATCH: usize = 128;
+const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// What the thread tells whoever asks the plugin.
