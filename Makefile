@@ -19,8 +19,9 @@ endif
 
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
-TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light openssl procps \
-	python3 redis-server redis-tools socat bind9-dnsutils wrk
+TEST_PACKAGES := bind9-dnsutils bsdutils curl dnsmasq-base iproute2 libcap2-bin ncat nftables \
+	nginx-light openssh-client openssh-server openssl procps python3 redis-server redis-tools socat \
+	tmux wrk zsh
 BENCH_PACKAGES := bpftool
 CHECK_PACKAGES := clang-format
 

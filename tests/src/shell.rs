@@ -97,6 +97,13 @@ impl Shell {
         (pid.trim().parse().expect("pids are numbers"), command)
     }
 
+    /// Presses Ctrl-D, which ends it.
+    #[track_caller]
+    pub fn end_of_input(mut self) {
+        assert_eq!(self.send("\x04"), "ended");
+        self.terminal.wait().expect("a child can be waited for");
+    }
+
     fn send(&mut self, keys: &str) -> String {
         self.send_for(keys, 1)
     }

@@ -8,16 +8,14 @@ use system_tests::collector::{Collector, HOSTNAME};
 use system_tests::process;
 use system_tests::receiver::Receiver;
 use system_tests::shell::{Root, Shell};
-use system_tests::typed::{expect, is_watched, points_of, start, text};
+use system_tests::typed::{expect, is_watched, linked, points_of, start, text, wait_for_file};
 use system_tests::wait;
 
 /// A shell in a root whose file is new to the collector. Nobody types before it is watched: only a program is that fast.
 #[track_caller]
 fn first_shell(collector: &Collector, root: &Root) -> Shell {
     let shell = root.shell(0);
-    let file = root.file("bin/bash");
-    let holds = || is_watched(collector, &file) == Some(true);
-    wait::until_true("the shell is watched", holds, || collector.status().to_string());
+    wait_for_file(collector, &root.file("bin/bash").display().to_string());
     shell
 }
 
@@ -172,30 +170,11 @@ fn a_bash_whose_readline_is_a_library_is_watched_there() {
     let receiver = Receiver::start();
     let collector = start(&receiver);
     let folder = tempfile::tempdir().expect("a folder");
-    let file = |name: &str| folder.path().join(name).display().to_string();
     // As a bash that is linked this way does it: the function is found in the library alone.
-    fs::write(
-        file("readline.c"),
-        "#include <stdio.h>\n#include <string.h>\nchar *readline(const char *prompt)\n{\n\
-         \tstatic char line[256];\n\tfputs(prompt, stdout);\n\tfflush(stdout);\n\
-         \tif (!fgets(line, sizeof(line), stdin))\n\t\treturn 0;\n\
-         \tline[strcspn(line, \"\\n\")] = 0;\n\treturn line;\n}\n",
-    )
-    .expect("a new file");
-    fs::write(
-        file("shell.c"),
-        "#include <string.h>\nchar *readline(const char *);\nint main(void)\n{\n\tchar *line;\n\
-         \twhile ((line = readline(\"[ready]\")) && strcmp(line, \"exit\"))\n\t\t;\n\treturn 0;\n}\n",
-    )
-    .expect("a new file");
-    let gcc = |args: &[&str]| process::run(Command::new("gcc").arg("-O2").args(args));
-    let library = file("libreadline.so.8");
-    gcc(&["-shared", "-fPIC", "-o", &library, &file("readline.c")]);
-    for name in ["bash", "other"] {
-        let search = format!("-Wl,-rpath,{}", folder.path().display());
-        gcc(&["-o", &file(name), &file("shell.c"), &library, &search]);
-    }
-    let [mut shell, mut other] = ["bash", "other"].map(|name| Shell::start([file(name)]));
+    let files = ["bash", "other"].map(|name| linked(folder.path(), name, "libreadline.so.8"));
+    let files = files.map(|file| file.display().to_string());
+    let [mut shell, mut other] = files.each_ref().map(|file| Shell::start([file]));
+    wait_for_file(&collector, &files[0]);
     let (pid, pid_of_other) = (shell.pid(), other.pid());
     other.enter("not for bash");
     shell.enter("first");

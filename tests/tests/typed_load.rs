@@ -7,37 +7,8 @@ use std::thread;
 use system_tests::collector::Collector;
 use system_tests::receiver::Receiver;
 use system_tests::shell::Shell;
-use system_tests::typed::{points_of, start, text};
+use system_tests::typed::{Chance, points_of, start, text};
 use system_tests::wait;
-
-/// Numbers that look like chance and are the same in every run.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-
-    /// Text that bash neither expands nor completes, without a quote.
-    fn text(&mut self, len: usize) -> String {
-        let alphabet: Vec<char> =
-            "abcXYZ019 ,.;:|&<>()[]{}*?~#$`\"\\-_=+éßñ中文\u{1f980}".chars().collect();
-        (0..len).map(|_| alphabet[self.below(alphabet.len())]).collect()
-    }
-
-    fn command(&mut self, number: usize) -> String {
-        let len = if self.below(200) == 0 { 5_000 } else { self.below(120) };
-        let text = self.text(len);
-        match self.below(4) {
-            0 => format!(": {number} '{text}\n{}'", self.text(20)),
-            1 => format!(": {number} <<'END'\n{text}\n\n{}\nEND", self.text(30)),
-            _ => format!(": {number} '{text}'"),
-        }
-    }
-}
 
 /// What somebody has typed into a shell.
 struct Typed {
@@ -89,7 +60,7 @@ fn four_thousand_commands_typed_into_ten_shells_at_once_arrive_as_they_were_type
     let collector = start(&receiver);
     let typed = type_at_once(10, |number| {
         let mut shell = Shell::bash();
-        let mut chance = Chance((number as u64 + 1) * 0x9e37_79b9_7f4a_7c15);
+        let mut chance = Chance::new(number as u64 + 1);
         let commands: Vec<_> = (0..400).map(|number| chance.command(number)).collect();
         for command in &commands {
             shell.enter(command);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chrono::{Local, TimeZone as _};
 use plugin_api::{Category, Host, Points, ProbeVerdict};
 use plugin_support::clock::unix_time_of;
@@ -97,6 +97,9 @@ impl Collector {
             if let Some(uid) = real_uid(pid) {
                 collector.started(Moment { pid, uid, time_ns: 0 });
             }
+        }
+        if let Some(why) = collector.files.refusal() {
+            bail!("no shell can be watched, for which the kernel asks for CAP_SYS_ADMIN: {why}");
         }
         collector.tell();
         Ok(collector)

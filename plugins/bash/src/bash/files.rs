@@ -278,6 +278,15 @@ impl Files {
         self.uprobes.len()
     }
 
+    /// Why nothing at all can be watched, if the kernel refuses all that there is.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        let refusals = self.known.values().filter_map(|known| match &known.outcome {
+            Outcome::Refused(why) => Some(why.as_str()),
+            _ => None,
+        });
+        if self.uprobes.is_empty() { refusals.min() } else { None }
+    }
+
     /// Files with nothing in them to attach to.
     pub(crate) fn unseen(&self) -> usize {
         self.known.values().filter(|known| matches!(known.outcome, Outcome::Unseen(_))).count()
