@@ -139,7 +139,7 @@ fn more_fields_say_where_a_command_was_entered() {
         group.0.join("cgroup.procs").display()
     );
     let mut shell = Shell::start(["unshare", "--mount", "sh", "-c", &enter]);
-    let (pid, ppid) = (shell.pid(), parent_of(shell.pid()));
+    let (pid, parent) = (shell.pid(), parent_of(shell.pid()));
     let tty = fs::read_link(format!("/proc/{pid}/fd/0")).expect("it has a terminal");
     let tty = tty.display().to_string();
     let deep = format!("mkdir -p mnt/{0} && cd mnt/{0}", vec!["d"; 70].join("/"));
@@ -160,7 +160,7 @@ fn more_fields_say_where_a_command_was_entered() {
     collector.stop();
     for (point, (_, cwd)) in points.iter().zip(places) {
         let known = [
-            ("ppid", Some(ppid.as_str())),
+            ("ppid", Some(parent.as_str())),
             ("tty", tty.strip_prefix("/dev/")),
             ("login_uid", Some("54321")),
             ("container_id", Some(id.as_str())),

@@ -33,16 +33,15 @@ impl Homes {
             fs::set_permissions(path, Permissions::from_mode(0o777)).expect("it is ours");
         };
         open(folder.path());
-        let mut passwd = String::new();
+        let mut passwd = vec!["sshd:*:54323:54323::/run/sshd:/usr/sbin/nologin\n".to_owned()];
         for (name, uid) in USERS {
             let home = folder.path().join(name);
             fs::create_dir(&home).expect("a new folder");
             let profile = "PS1='[ready]' PS2='[more]' PROMPT_COMMAND= HISTFILE=\n";
             fs::write(home.join(".bash_profile"), profile).expect("a new file");
-            passwd += &format!("{name}:*:{uid}:{uid}::{}:/bin/bash\n", home.display());
+            passwd.push(format!("{name}:*:{uid}:{uid}::{}:/bin/bash\n", home.display()));
         }
-        passwd += "sshd:*:54323:54323::/run/sshd:/usr/sbin/nologin\n";
-        fs::write(folder.path().join("passwd"), passwd).expect("a new file");
+        fs::write(folder.path().join("passwd"), passwd.concat()).expect("a new file");
         Self { folder }
     }
 

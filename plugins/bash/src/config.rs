@@ -11,7 +11,7 @@ use crate::bash::flavour::Flavour;
 use crate::bash::redact::Redactor;
 
 /// An entered command waits this long for others to be sent with.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// A file that nobody runs any more stays probed about this long.
 const LONGEST_SWEEP: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ mod tests {
     fn what_is_not_set_has_a_default() {
         let config = Config::parse("").unwrap();
         assert!(config.join_lines && config.empty_lines);
-        assert_eq!((config.flush.as_secs(), config.sweep.as_secs()), (1, 10));
+        assert_eq!((config.flush.as_millis(), config.sweep.as_secs()), (500, 10));
         assert_eq!(config.flavours, [Flavour::Bash]);
         assert_eq!(config.context_bits(), 0);
     }
