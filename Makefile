@@ -19,9 +19,9 @@ endif
 
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
-TEST_PACKAGES := curl dnsmasq-base golang-go iproute2 libcap2-bin ncat nftables nginx-light nodejs \
-	openssl procps python3 python3-aiohttp python3-grpcio redis-server redis-tools socat \
-	bind9-dnsutils wget wrk
+TEST_PACKAGES := bind9-dnsutils bsdutils curl dnsmasq-base golang-go iproute2 libcap2-bin ncat \
+	nftables nginx-light nodejs openssh-client openssh-server openssl procps python3 \
+	python3-aiohttp python3-grpcio redis-server redis-tools socat tmux wget wrk zsh
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)

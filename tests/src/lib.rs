@@ -21,6 +21,7 @@ pub mod routed;
 pub mod shell;
 pub mod tcp;
 pub mod tls;
+pub mod typed;
 pub mod udp;
 pub mod uring;
 pub mod usage;
