@@ -9,6 +9,7 @@
 
 mod golang;
 pub(crate) mod multi;
+mod places;
 mod symbols;
 mod target;
 
@@ -19,7 +20,8 @@ use std::thread::{self, Builder};
 use anyhow::{Context as _, Result};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 
-pub use crate::uprobe::symbols::{Code, Symbol};
+pub use crate::uprobe::places::Place;
+pub use crate::uprobe::symbols::{Code, Kept, Symbol};
 pub use crate::uprobe::target::{FileId, Target};
 
 use crate::loader::Loaded;

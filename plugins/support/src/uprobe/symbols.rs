@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use iced_x86::{Decoder, DecoderOptions, FlowControl};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Register};
 use memchr::memmem;
 use object::elf::{
     EM_AARCH64, EM_X86_64, FileHeader32, FileHeader64, PT_LOAD, ProgramHeader64, SHT_DYNSYM,
@@ -14,7 +14,8 @@ use object::elf::{
 use object::read::elf::{FileHeader, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, FileKind, ReadCache, ReadRef};
 
-use crate::uprobe::golang::{Function, Place, TEXT_START, Table, begins_like_go};
+use crate::uprobe::golang::{self, TEXT_START, Table, begins_like_go};
+use crate::uprobe::places::{Function, Place};
 use crate::uprobe::target::Target;
 
 /// Where Go keeps its table of functions, in programs at fixed addresses and in others.
@@ -32,6 +33,17 @@ pub struct Symbol {
     pub offset: u64,
     /// Bytes of its code; 0 when the file does not say.
     pub size: u64,
+}
+
+/// What a program reads at the beginning of a function, and must find as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The first two arguments, by C's convention.
+    TwoArguments,
+    /// The first four.
+    FourArguments,
+    /// The first three by Go's, and the goroutine.
+    OfGo,
 }
 
 /// The code in a file.
@@ -126,7 +138,8 @@ impl<'a> Code<'a> {
             sections.iter().find(|section| name(section).is_ok_and(|name| name == wanted))
         };
         let Some(section) = GO_TABLES.iter().find_map(|name| named(name)) else { return Ok(None) };
-        let place = Place { offset: section.sh_offset(endian), size: section.sh_size(endian) };
+        let place =
+            golang::Place { offset: section.sh_offset(endian), size: section.sh_size(endian) };
         let table = Table::open(self.target.file(), place)?;
         let at = section.sh_addr(endian).checked_add(TEXT_START).context("an address overflows")?;
         let text = table
@@ -136,7 +149,7 @@ impl<'a> Code<'a> {
             .context("it does not say where its code begins")?;
         let segments = header.program_headers(endian, data)?;
         let is_arm = header.e_machine(endian) == EM_AARCH64;
-        let symbol = |function: Function| {
+        let symbol = |function: golang::Function| {
             let address = text.checked_add(function.from.into()).context("an address overflows")?;
             let offset = offset_of(segments, endian, address).context("its code is not in it")?;
             let size = u64::from(function.to - function.from);
@@ -151,6 +164,37 @@ impl<'a> Code<'a> {
             .map(|found| found.map(symbol).transpose())
             .collect::<Result<_>>()
             .map(Some)
+    }
+
+    /// Where in a function, near its beginning, a probe costs least; `None` if no place is better
+    /// than the beginning itself.
+    pub fn beginning(&self, symbol: Symbol, kept: Kept) -> Option<Place> {
+        let registers: &[Register] = match kept {
+            Kept::TwoArguments => &[Register::RDI, Register::RSI],
+            Kept::FourArguments => &[Register::RDI, Register::RSI, Register::RDX, Register::RCX],
+            Kept::OfGo => &[Register::RAX, Register::RBX, Register::RCX, Register::R14],
+        };
+        let place = self.function(symbol)?.beginning(registers)?;
+        Some(Place { offset: symbol.offset + place.offset, ..place })
+    }
+
+    /// Where a probe costs least that sees each call of a function end, with its result; `None` if
+    /// there are no such places.
+    pub fn ends(&self, symbol: Symbol) -> Option<Vec<Place>> {
+        let places = self.function(symbol)?.ends()?;
+        let place = |place: Place| Place { offset: symbol.offset + place.offset, ..place };
+        Some(places.into_iter().map(place).collect())
+    }
+
+    fn function(&self, symbol: Symbol) -> Option<Function> {
+        let data = Pieces(&self.cache);
+        let header = FileHeader64::<Endianness>::parse(data).ok()?;
+        if header.e_machine.get(header.endian().ok()?) != EM_X86_64
+            || !(1..=LARGEST_FUNCTION).contains(&symbol.size)
+        {
+            return None;
+        }
+        Function::new(data.read_bytes_at(symbol.offset, symbol.size).ok()?)
     }
 
     /// Offsets of the instructions with which a function returns. An error if it may also leave
