@@ -116,6 +116,8 @@ struct task_struct {
 	unsigned int flags;
 	int tgid;
 	struct task_struct *group_leader;
+	__u64 start_boottime;
+	__u64 self_exec_id;
 	char comm[16];
 	struct nsproxy *nsproxy;
 	struct mm_struct *mm;

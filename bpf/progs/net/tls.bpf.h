@@ -63,7 +63,8 @@ struct {
 struct tls_key {
 	__u64 session;
 	__u32 pid;
-	__u32 padding;
+	/* Of which program that the process has run, and which process of that pid. */
+	__u32 life;
 };
 
 struct tls_stream {
@@ -109,6 +110,8 @@ static __always_inline void tls_started(void)
 {
 	struct tls_start *start = bpf_ringbuf_reserve(&tls_starts, sizeof(*start), 0);
 
+	/* The thread is in no call any more. */
+	bpf_task_storage_delete(&tls_calls, bpf_get_current_task_btf());
 	if (!start) {
 		count(COUNTER_TLS_STARTS_LOST, 1);
 		return;
@@ -118,11 +121,23 @@ static __always_inline void tls_started(void)
 	bpf_ringbuf_submit(start, 0);
 }
 
+/*
+ * Addresses come again after an exec, and in another process with the same pid: those
+ * of Go are the same each time.
+ */
+static __always_inline __u32 life_of_current(void)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+
+	return leader->self_exec_id + (leader->start_boottime >> 10);
+}
+
 static __always_inline struct tls_key tls_key_of(__u64 session)
 {
 	struct tls_key key = {
 		.session = session,
 		.pid = bpf_get_current_pid_tgid() >> 32,
+		.life = life_of_current(),
 	};
 
 	return key;
