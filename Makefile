@@ -19,9 +19,9 @@ endif
 
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
-TEST_PACKAGES := curl dnsmasq-base golang-go iproute2 libcap2-bin ncat nftables nginx-light nodejs \
-	openssl procps python3 python3-grpcio redis-server redis-tools socat bind9-dnsutils wget wrk
-BENCH_PACKAGES := bpftool
+TEST_PACKAGES := bind9-dnsutils bsdutils curl dnsmasq-base golang-go iproute2 libcap2-bin ncat \
+	nftables nginx-light nodejs openssh-client openssh-server openssl procps python3 \
+	python3-aiohttp python3-grpcio redis-server redis-tools socat tmux wget wrk zsh
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
@@ -29,8 +29,8 @@ C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
 # How long `fuzz` runs each decoder.
 SECONDS_EACH ?= 30
 
-.PHONY: run test fuzz check build package bench clean root-externals need-build need-test \
-	need-bench need-check
+.PHONY: run test fuzz check build package bench soak clean root-externals need-build need-test \
+	need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
 ## builds a plugin here and runs it as root trusts it.
@@ -65,10 +65,19 @@ fuzz: need-build
 		--config profile.release.package.plugin-proto.overflow-checks=true \
 		-- --ignored --nocapture --test-threads=1
 
-## bench: what it costs, with and without in turn; ROUNDS=5
-bench: build need-test need-bench root-externals
-	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) \
-		$(CARGO) run --release --locked --quiet -p system-tests --bin bench -- $(ROUNDS)
+# $(call run-as-root,PROGRAM,SETTINGS): a program of the system tests, against what was just built.
+run-as-root = $(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) $(2) \
+	$(CARGO) run --release --locked --quiet -p system-tests --bin $(1)
+
+## bench: what it costs, with and without in turn; ROUNDS=5, ONLY=nginx for one load alone. It
+## writes the figures of docs/performance.md, unless ONLY is given
+bench: build need-test root-externals
+	$(call run-as-root,bench,ROUNDS=$(ROUNDS) ONLY=$(ONLY))
+
+## soak: many processes, connections, namespaces and containers for MINUTES=30, after which nothing
+## may have grown
+soak: build need-test root-externals
+	$(call run-as-root,soak,MINUTES=$(MINUTES))
 
 ## check: formats, lints and documentation
 check: need-build need-check
@@ -124,9 +133,6 @@ need-build:
 
 need-test:
 	$(call need,$(TEST_PACKAGES))
-
-need-bench:
-	$(call need,$(BENCH_PACKAGES))
 
 need-check:
 	$(call need,$(CHECK_PACKAGES))

@@ -57,7 +57,7 @@ enum counter {
 };
 
 enum ring_size {
-	TCP_REPORTS_BYTES = 4 * 1024 * 1024,
+	TCP_REPORTS_BYTES = 2 * 1024 * 1024,
 	/* What the kernel puts before each record of a ring. */
 	RING_HEADER_BYTES = 8,
 };

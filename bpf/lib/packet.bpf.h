@@ -69,4 +69,21 @@ static __always_inline struct sock *kernel_sock(struct bpf_sock *sk)
 	return raw;
 }
 
+/*
+ * Copies `size` bytes from `offset`, if there are any and `room` for them. Two signed
+ * comparisons, which the compiler must not make one of, nor a `size != 0`: kernels before
+ * 6.8 learn nothing from that.
+ */
+static __always_inline bool copy_bytes(struct __sk_buff *skb, __u32 offset, void *to, __s64 size,
+				       const __u32 room)
+{
+	barrier_var(size);
+	if (size > room)
+		return false;
+	barrier_var(size);
+	if (size <= 0)
+		return false;
+	return !bpf_skb_load_bytes(skb, offset, to, size);
+}
+
 #endif

@@ -4,7 +4,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
 
 use crate::flows::{Flows, Side, Tcp};
 use crate::hosts::{Family, Hosts, Netns};
@@ -89,8 +88,8 @@ impl Netns {
 
 /// A test that would read forever shall fail instead.
 fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(wait::PATIENCE)).expect("not zero");
-    stream.set_write_timeout(Some(wait::PATIENCE)).expect("not zero");
+    stream.set_read_timeout(Some(wait::patience())).expect("not zero");
+    stream.set_write_timeout(Some(wait::patience())).expect("not zero");
     stream
 }
 
@@ -111,7 +110,7 @@ impl Hosts {
     /// Waits until the receiver has taken the closing of both ends of a port.
     #[track_caller]
     pub fn wait_for_both_ends(&self, receiver: &Receiver, port: u16) {
-        wait::within(Duration::from_mins(3), &format!("port {port} is reported"), || {
+        wait::within(wait::patience() * 3, &format!("port {port} is reported"), || {
             let seen = receiver.netflow();
             let closed = |side| self.tcp(&seen, side, port).closed;
             match (closed(Side::Client), closed(Side::Server)) {

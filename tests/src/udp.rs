@@ -13,7 +13,7 @@ impl Netns {
     pub fn bind_udp(&self, address: SocketAddr) -> UdpSocket {
         let bound = self.enter(|| UdpSocket::bind(address));
         let socket = bound.unwrap_or_else(|error| panic!("bind UDP {address}: {error}"));
-        socket.set_read_timeout(Some(wait::PATIENCE)).expect("not zero");
+        socket.set_read_timeout(Some(wait::patience())).expect("not zero");
         socket
     }
 

@@ -1,16 +1,23 @@
 //! Waiting for a condition. In: a look at the world. Out: what was waited for, or a panic that shows the last thing seen.
 //! Nothing here measures time: the deadline is only there so that a failing test ends.
 
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far more than anything here takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Far more than anything here takes on a slow machine; `TEST_PATIENCE` says how many times as much on an emulated one.
+pub fn patience() -> Duration {
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| {
+        let factor = std::env::var("TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
+        factor.unwrap_or(1)
+    });
+    Duration::from_mins(1) * *FACTOR
+}
 
 /// Looks again and again until `look` finds what it wants; `Err` says what it saw instead.
 #[track_caller]
 pub fn until<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> T {
-    within(PATIENCE, what, look)
+    within(patience(), what, look)
 }
 
 /// As [`until`], for what may take longer.

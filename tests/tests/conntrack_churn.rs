@@ -6,7 +6,6 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -54,7 +53,7 @@ fn tracked(node: &Netns) -> usize {
 
 #[track_caller]
 fn wait_for_nothing(collector: &Collector, node: &Netns) {
-    wait::within(Duration::from_mins(3), "the table is empty", || {
+    wait::within(wait::patience() * 3, "the table is empty", || {
         let left = (tracked(node), collector.metric(CONNTRACK, "translations"));
         if left == (0, 0) { Ok(()) } else { Err(format!("{left:?}")) }
     });

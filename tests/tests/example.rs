@@ -97,7 +97,7 @@ fn who_follows_the_document_sees_points() {
     symlink("/bin/sh", &program).expect("a new link");
     let read = |path: &Path| fs::read_to_string(path).expect("text");
     let point = format!(",command={COMMAND},");
-    wait::within(wait::PATIENCE * 10, "a point is on the console", || {
+    wait::within(wait::patience() * 10, "a point is on the console", || {
         let status = shell.0.try_wait().expect("it is our child");
         assert_eq!(status, None, "it ended:\n{}{}", read(&stdout), read(&stderr));
         let started = Command::new(&program).args(["-c", ":"]).status().expect("it can be started");

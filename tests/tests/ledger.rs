@@ -148,7 +148,7 @@ fn a_spool_loses_nothing_in_minutes_without_a_receiver() {
             .start()
     };
     let run = |collector: &Collector| {
-        let long = wait::PATIENCE * 20;
+        let long = wait::patience() * 20;
         wait::within(long, "half of the time has passed", || {
             let (status, ledger) = (collector.status(), collector.ledger());
             assert!(ledger.balances(), "{ledger:?}");
@@ -164,7 +164,7 @@ fn a_spool_loses_nothing_in_minutes_without_a_receiver() {
     let then = run(&second);
     println!("before the kill {before:?}; lost in it {crashed}; at the end {then:?}");
     receiver.open();
-    wait::within(wait::PATIENCE * 10, "the disk is empty", || {
+    wait::within(wait::patience() * 10, "the disk is empty", || {
         let ledger = second.ledger();
         if ledger.uploaded >= then.queued { Ok(()) } else { Err(format!("{ledger:?}")) }
     });

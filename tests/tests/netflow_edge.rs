@@ -419,7 +419,7 @@ fn fast_open(hosts: &Hosts, to: SocketAddrV4, bytes: usize) -> TcpStream {
     let sent = sendto(fd.as_raw_fd(), &data, &SockaddrIn::from(to), MSG_FASTOPEN);
     assert_eq!(sent, Ok(bytes));
     let client = TcpStream::from(fd);
-    client.set_read_timeout(Some(wait::PATIENCE)).expect("not zero");
+    client.set_read_timeout(Some(wait::patience())).expect("not zero");
     client
 }
 

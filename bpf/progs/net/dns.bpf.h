@@ -30,7 +30,7 @@ const volatile __u16 dns_ports[DNS_PORTS_MOST] = {53};
 /* Copied packets. Full: counted; their exchanges look unanswered, or never asked. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024);
+	__uint(max_entries, 2 * 1024 * 1024);
 } dns_packets SEC(".maps");
 
 /* Whether either is a server's port. What follows the last port, the verifier cuts off. */
@@ -64,12 +64,10 @@ static __always_inline void copy_into(struct __sk_buff *skb, const struct dns_pa
 		return;
 	}
 	*record = *packet;
-	/* Keeps the compiler from proving a bound away that the verifier wants to see. */
-	asm volatile("" : "+r"(size));
 	if (size > room)
 		size = room;
 	record->copied = size;
-	if (size > 0 && bpf_skb_load_bytes(skb, offset, record + 1, size)) {
+	if (size && !copy_bytes(skb, offset, record + 1, size, room)) {
 		count(COUNTER_DNS_PACKETS_LOST, 1);
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return;

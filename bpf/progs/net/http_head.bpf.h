@@ -120,13 +120,20 @@ static __always_inline bool is_simple(struct http_conn *http, __u32 captured, __
 {
 	const __u64 *words = (const __u64 *)http->head;
 	__u64 before = 0, any = 0;
+	__u64 index = captured - 1;
 	bool has_end = false;
-	__u8 last;
+	__u8 *end, last;
 
+	/* Known, but kernels before 6.8 forget bounds of what is put by on the stack. */
+	barrier_var(index);
+	if (index >= HTTP_HEAD_BYTES)
+		return false;
+	end = &http->head[index];
+	barrier_var(end);
 	/* The last byte may end the head: it is left out, and so is what an earlier request left.
 	 */
-	last = http->head[captured - 1];
-	__builtin_memset(&http->head[captured - 1], 0, 8);
+	last = *end;
+	__builtin_memset(end, 0, 8);
 	for (__u32 i = 0; i < HTTP_HEAD_BYTES / 8; i++) {
 		__u64 word, breaks, first;
 
@@ -149,13 +156,13 @@ static __always_inline bool is_simple(struct http_conn *http, __u32 captured, __
 			/* The number of the byte whose high bit it is. */
 			first = (first >> 7) * 0x0001020304050607ULL >> 56;
 			if (is_transfer_coding(http, i * 8 + first + 1)) {
-				http->head[captured - 1] = last;
+				*end = last;
 				return false;
 			}
 			breaks &= breaks - 1;
 		}
 	}
-	http->head[captured - 1] = last;
+	*end = last;
 	if (token == TOKEN_WITH_BODY)
 		return has_end || (last == '\n' && captured == len);
 	return !has_end && (any || len > HTTP_LINE_BYTES);
@@ -182,7 +189,7 @@ static __noinline int mentions_h2c(struct __sk_buff *skb)
 	if (!read_segment(skb, &segment))
 		return 0;
 	len = segment.len < sizeof(bytes) ? segment.len : sizeof(bytes);
-	if (len < 1 || bpf_skb_load_bytes(skb, segment.offset, bytes, len))
+	if (!copy_bytes(skb, segment.offset, bytes, len, sizeof(bytes)))
 		return 0;
 	for (__u32 i = 0; i + 2 < sizeof(bytes); i++)
 		if (bytes[i] == 'h' && bytes[i + 1] == '2' && bytes[i + 2] == 'c')

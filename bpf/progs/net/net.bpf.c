@@ -207,6 +207,24 @@ int BPF_PROG(tls_socket_receives, struct sock *sk, int result, int flags)
 	return 0;
 }
 
+/*
+ * The same before 6.3, which has no such tracepoints. What will be received is not known
+ * yet, so sessions whose library touches no socket stay without one.
+ */
+SEC("fentry/tcp_sendmsg")
+int BPF_PROG(tls_tcp_sends, struct sock *sk)
+{
+	handle_socket(sk, true, 0);
+	return 0;
+}
+
+SEC("fentry/tcp_recvmsg")
+int BPF_PROG(tls_tcp_receives, struct sock *sk)
+{
+	handle_socket(sk, false, 0);
+	return 0;
+}
+
 /* SSL_read(session, buffer, size), gnutls_record_recv */
 SEC("uprobe")
 int tls_read(struct pt_regs *ctx)

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 use super::{
     Config, FileFormat, Kubernetes, Limits, LogLevel, Output, Purpose, Sampling, Secret, Supervise,
     layers::{Given, Layers, Unfit},
-    options::Kind,
+    options::{Entry, Kind},
     units,
 };
 
@@ -237,6 +237,7 @@ fn collector(layers: &Layers<'_>, interval: Duration, warnings: &mut Vec<String>
     let mut settings = Table::new();
     for entry in layers.options.iter() {
         let Some(key) = &entry.setting else { continue };
+        known_words(layers, entry)?;
         let value = match entry.kind {
             Kind::Text => Value::String(layers.text(&entry.name).unwrap_or_default()),
             Kind::Switch => Value::Boolean(layers.switch(&entry.name)?),
@@ -253,6 +254,18 @@ fn collector(layers: &Layers<'_>, interval: Duration, warnings: &mut Vec<String>
         settings.insert("netlog_log".to_owned(), true.into());
     }
     Ok(settings)
+}
+
+/// What a list that plugins read as it stands may say is the table's to tell.
+fn known_words(layers: &Layers<'_>, entry: &Entry) -> Result<()> {
+    let Some(given) = layers.find(&entry.name).filter(|_| !entry.values.is_empty()) else {
+        return Ok(());
+    };
+    let names = given.names();
+    let Some(unknown) = names.iter().find(|name| !entry.values.contains(name)) else {
+        return Ok(());
+    };
+    bail!("{}: \"{unknown}\" means nothing; write {}", given.origin, entry.values.join(", "))
 }
 
 /// The application protocols to report: those enabled, or else all but those disabled, or none.

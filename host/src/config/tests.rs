@@ -463,6 +463,21 @@ fn a_log_level_is_one_of_datakits_and_empty_is_debug() {
 }
 
 #[test]
+fn a_probe_policy_is_of_known_words() {
+    let policy = |text: &str| {
+        let config = host().and(&["--probe-policy", text]).config();
+        config.collector["probe_policy"].to_string()
+    };
+    assert_eq!(host().config().collector["probe_policy"].to_string(), "[\"auto\"]");
+    assert_eq!(policy("no-fentry,no-uprobe"), "[\"no-fentry\", \"no-uprobe\"]");
+    assert_eq!(
+        host().and(&["--probe-policy=no-fentry,none"]).error(),
+        "--probe-policy: \"none\" means nothing; write auto, no-tp-btf, no-fentry, no-kprobe, \
+         no-uprobe, no-cgroup"
+    );
+}
+
+#[test]
 fn an_empty_address_is_the_default_address() {
     let config = host().and(&["--datakit-apiserver=", "--trace-server="]).config();
     assert_eq!(config.api_server, "http://0.0.0.0:9529");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use plugin_support::probe::Policy;
 use plugin_support::settings;
 use serde::Deserialize;
 
@@ -14,6 +15,8 @@ struct File {}
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
+    /// What may be attached.
+    pub(crate) policy: Policy,
     /// How long a connection that is gone stays in the table: its last report comes up to one
     /// interval later, and may take another one when the reader is slow.
     pub(crate) grace: Duration,
@@ -22,6 +25,6 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let (collector, File {}) = settings::parse(text)?;
-        Ok(Self { grace: collector.interval() * 2 })
+        Ok(Self { policy: collector.policy()?, grace: collector.interval() * 2 })
     }
 }

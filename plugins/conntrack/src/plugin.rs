@@ -113,7 +113,8 @@ impl Plugin for Conntrack {
 
 impl Conntrack {
     fn run(&self) -> Result<Running> {
-        let loaded = loader::load(Facts::of_this_host()?, OBJECT, &[], PROBES)?;
+        let facts = Facts::of_this_host()?.under(&self.config.policy);
+        let loaded = loader::load(facts, OBJECT, &[], PROBES)?;
         let (events, others) = Events::open()?;
         if let Err(error) = loaded.filter(FILTER, &events) {
             ::log::warn!(error:% = format!("{error:#}"); "all conntrack events are read");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use plugin_proto::path;
+use plugin_support::probe::Policy;
 use plugin_support::settings;
 use serde::Deserialize;
 
@@ -29,6 +30,8 @@ struct File {
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
+    /// What may be attached.
+    pub(crate) policy: Policy,
     /// Time between two reports.
     pub(crate) interval: Duration,
     /// Report flows with a loopback address at an end.
@@ -50,6 +53,7 @@ impl Config {
         let (collector, File { dns_ports, http_paths }) = settings::parse(text)?;
         let reports = |wanted: &str| collector.l7net.iter().any(|name| name == wanted);
         Ok(Self {
+            policy: collector.policy()?,
             interval: collector.interval(),
             include_loopback: collector.include_loopback,
             ephemeral_port: collector.ephemeral_port,

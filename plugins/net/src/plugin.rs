@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use bpf::net::{OBJECT, abi};
 use plugin_api::{Host, Metric, Plugin, PluginError, ProbeVerdict};
 use plugin_support::loader::{self, Facts, Global, Loaded};
@@ -249,12 +249,13 @@ impl Net {
             ];
             loader::load_sized(facts, OBJECT, &globals, &sizes, &probes)
         };
-        let facts = Facts::of_this_host()?;
-        let expects_release = facts.has_cgroup();
-        let loaded = load(facts, expects_release)?;
+        let facts = || Ok::<_, Error>(Facts::of_this_host()?.under(&self.config.policy));
+        let first = facts()?;
+        let expects_release = first.has_cgroup();
+        let loaded = load(first, expects_release)?;
         if expects_release && !loaded.is_attached(SOCKET_RELEASE) {
             drop(loaded);
-            return load(Facts::of_this_host()?, false);
+            return load(facts()?, false);
         }
         Ok(loaded)
     }

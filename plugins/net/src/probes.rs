@@ -93,12 +93,18 @@ pub(crate) const TLS_PROBES: &[Probe] = &[
     Probe {
         name: "socket below TLS, sending",
         need: TLS,
-        ways: &[Way { program: "tls_socket_sends", hook: Hook::Tracepoint("sock_send_length") }],
+        ways: &[
+            Way { program: "tls_socket_sends", hook: Hook::Tracepoint("sock_send_length") },
+            Way { program: "tls_tcp_sends", hook: Hook::Entry("tcp_sendmsg") },
+        ],
     },
     Probe {
         name: "socket below TLS, receiving",
         need: TLS,
-        ways: &[Way { program: "tls_socket_receives", hook: Hook::Tracepoint("sock_recv_length") }],
+        ways: &[
+            Way { program: "tls_socket_receives", hook: Hook::Tracepoint("sock_recv_length") },
+            Way { program: "tls_tcp_receives", hook: Hook::Entry("tcp_recvmsg") },
+        ],
     },
     Probe {
         name: "TLS read begins",

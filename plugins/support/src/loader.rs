@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::cgroup;
 use crate::iter::Iterator;
 use crate::map::{Counters, Map, Number};
-use crate::probe::{Hook, Probe, Site, Way};
+use crate::probe::{Hook, Policy, Probe, Site, Way};
 use crate::raw;
 use crate::ring::Ring;
 use crate::uprobe::multi::{self, Multi};
@@ -49,6 +49,7 @@ pub struct Global<'a> {
 pub struct Facts {
     btf: Btf,
     cgroup: Option<File>,
+    policy: Policy,
 }
 
 impl Facts {
@@ -61,7 +62,14 @@ impl Facts {
         let cgroup = cgroup::open_root()
             .inspect_err(|error| log::warn!(error:%; "no cgroup hooks on this host"))
             .ok();
-        Ok(Self { btf, cgroup })
+        Ok(Self { btf, cgroup, policy: Policy::default() })
+    }
+
+    /// Keeps to what the operator allows.
+    #[must_use]
+    pub fn under(mut self, policy: &Policy) -> Self {
+        self.policy = policy.clone();
+        self
     }
 
     /// Whether programs can be attached to cgroups.
@@ -117,8 +125,15 @@ pub fn load_sized(
         "load the object, for which a user other than root needs the capabilities CAP_BPF, \
          CAP_PERFMON and CAP_NET_ADMIN"
     })?;
-    let site = Site { btf: &facts.btf, cgroup: facts.cgroup.as_ref() };
+    let site = Site { policy: &facts.policy, btf: &facts.btf, cgroup: facts.cgroup.as_ref() };
     let verdicts: Vec<_> = probes.iter().map(|probe| probe.attach(&mut ebpf, &site)).collect();
+    for (name, program) in ebpf.programs() {
+        if let Ok(info) = program.info()
+            && let Some(instructions) = info.verified_instruction_count()
+        {
+            log::debug!(program = name, instructions; "the verifier has passed a program");
+        }
+    }
     drop(loader);
     let is_uprobe = |way: &&Way| matches!(way.hook, Hook::Uprobe(_));
     let ways = probes.iter().flat_map(|probe| probe.ways).filter(is_uprobe);

@@ -3,10 +3,10 @@
 
 use std::fs::File;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, Iter, Program,
-    SocketFilter, UProbe,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FEntry, Iter,
+    Program, SocketFilter, UProbe,
 };
 use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
@@ -45,6 +45,8 @@ pub struct Way {
 pub enum Hook {
     /// A tracepoint, with typed arguments (`tp_btf`).
     Tracepoint(&'static str),
+    /// The entry of a function of the kernel, with typed arguments (`fentry`).
+    Entry(&'static str),
     /// Packets that arrive at sockets, of all cgroups.
     SocketIngress,
     /// Packets that sockets send, of all cgroups.
@@ -64,6 +66,7 @@ impl Hook {
     fn describe(self) -> String {
         match self {
             Self::Tracepoint(name) => format!("tp_btf/{name}"),
+            Self::Entry(name) => format!("fentry/{name}"),
             Self::SocketIngress => "cgroup_skb/ingress".into(),
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
@@ -74,8 +77,51 @@ impl Hook {
     }
 }
 
+/// Kinds of hooks that an operator forbids, or a test, to see the other ways at work.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Policy {
+    forbidden: Vec<String>,
+}
+
+/// A word that forbids, and what.
+type Prohibition = (&'static str, fn(Hook) -> bool);
+
+/// All of them.
+const PROHIBITIONS: [Prohibition; 5] = [
+    ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
+    ("no-fentry", |hook| matches!(hook, Hook::Entry(_))),
+    // No plugin of this repository has a way that is one.
+    ("no-kprobe", |_| false),
+    ("no-uprobe", |hook| matches!(hook, Hook::Uprobe(_))),
+    ("no-cgroup", |hook| {
+        matches!(hook, Hook::SocketIngress | Hook::SocketEgress | Hook::Socket(_))
+    }),
+];
+
+impl Policy {
+    /// Out of the setting `probe_policy`. A word that is not known may forbid what is about to be
+    /// done, so it is an error.
+    pub fn parse(words: &[String]) -> Result<Self> {
+        let known =
+            |word: &&String| *word == "auto" || PROHIBITIONS.iter().any(|(name, _)| name == word);
+        if let Some(unknown) = words.iter().find(|word| !known(word)) {
+            bail!("probe_policy = {unknown:?}: this plugin does not know what that forbids");
+        }
+        Ok(Self { forbidden: words.to_vec() })
+    }
+
+    /// The word that forbids a hook.
+    fn against(&self, hook: Hook) -> Option<&'static str> {
+        let forbids = |(word, covers): &(&'static str, fn(Hook) -> bool)| {
+            (self.forbidden.iter().any(|said| said == word) && covers(hook)).then_some(*word)
+        };
+        PROHIBITIONS.iter().find_map(forbids)
+    }
+}
+
 /// What attaching needs beside the program.
 pub(crate) struct Site<'a> {
+    pub(crate) policy: &'a Policy,
     pub(crate) btf: &'a Btf,
     pub(crate) cgroup: Option<&'a File>,
 }
@@ -111,12 +157,20 @@ impl Probe {
 
 impl Way {
     fn attach(self, ebpf: &mut Ebpf, site: &Site<'_>) -> Result<()> {
+        if let Some(word) = site.policy.against(self.hook) {
+            bail!("forbidden by {word} in --probe-policy");
+        }
         let program = ebpf
             .program_mut(self.program)
             .ok_or_else(|| anyhow!("the object has no program {}", self.program))?;
         match self.hook {
             Hook::Tracepoint(name) => {
                 let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(name, site.btf).context("load")?;
+                program.attach().context("attach")?;
+            }
+            Hook::Entry(name) => {
+                let program: &mut FEntry = program.try_into()?;
                 program.load(name, site.btf).context("load")?;
                 program.attach().context("attach")?;
             }
@@ -154,5 +208,35 @@ fn attach_skb(program: &mut Program, site: &Site<'_>, way: CgroupSkbAttachType) 
 impl Site<'_> {
     fn cgroup(&self) -> Result<&File> {
         self.cgroup.context("no cgroup v2 hierarchy is mounted")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hook, Policy};
+
+    fn policy(words: &[&str]) -> anyhow::Result<Policy> {
+        Policy::parse(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn auto_forbids_nothing() {
+        let auto = policy(&["auto"]).unwrap();
+        assert_eq!(auto.against(Hook::Tracepoint("sched_process_exec")), None);
+        assert_eq!(auto.against(Hook::Entry("tcp_sendmsg")), None);
+    }
+
+    #[test]
+    fn a_word_forbids_its_kind_of_hook_alone() {
+        let none = policy(&["no-fentry", "no-cgroup"]).unwrap();
+        assert_eq!(none.against(Hook::Entry("tcp_sendmsg")), Some("no-fentry"));
+        assert_eq!(none.against(Hook::SocketEgress), Some("no-cgroup"));
+        assert_eq!(none.against(Hook::Tracepoint("sched_process_exec")), None);
+    }
+
+    #[test]
+    fn a_word_that_is_not_known_is_an_error_that_says_it() {
+        let error = policy(&["no-fentry", "no-telling"]).unwrap_err();
+        assert!(error.to_string().contains("no-telling"), "{error}");
     }
 }

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::probe::Policy;
+
 /// Options of the collector that concern more than one plugin. A newer host may send more keys
 /// than these.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -22,6 +24,8 @@ pub struct Collector {
     pub ipv6_disabled: bool,
     /// Application protocols to report.
     pub l7net: Vec<String>,
+    /// Kinds of hooks that may not be used; see [`Policy`].
+    pub probe_policy: Vec<String>,
 }
 
 impl Default for Collector {
@@ -32,6 +36,7 @@ impl Default for Collector {
             ephemeral_port: 0,
             ipv6_disabled: false,
             l7net: Vec::new(),
+            probe_policy: Vec::new(),
         }
     }
 }
@@ -40,6 +45,11 @@ impl Collector {
     /// Time between two reports.
     pub fn interval(&self) -> Duration {
         Duration::from_millis(self.interval_ms)
+    }
+
+    /// What may be attached.
+    pub fn policy(&self) -> Result<Policy> {
+        Policy::parse(&self.probe_policy)
     }
 }
 

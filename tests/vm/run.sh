@@ -1,0 +1,119 @@
+#!/bin/bash
+# The kernel matrix: each kernel in a machine of its own, emulated, with this machine's build in
+# it. `make vm-test` sets what it needs:
+#
+#   KERNELS    versions, such as "6.1 6.12"
+#   POLICIES   probe policies to run each under: auto, no-kprobe, ...
+#   TESTS      test files to run, instead of all of tests.list
+#   CACHE      where kernels and the root folder are kept
+#   TARGET     cargo's target folder
+#   EXTERNALS  the build
+#   PACKAGES   what tests need of Debian
+#
+# Out: a table of kernels and tests, and all logs in TARGET/vm. Fails if a test, or a kernel, does.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+source=$(cd "$here/../.." && pwd)
+out=$TARGET/vm
+# The slowest whole run, with room; a machine that hangs is ended.
+: "${MACHINE_SECONDS:=5400}"
+
+mkdir -p "$CACHE" "$out"
+work=$(mktemp -d "$out/work.XXXXXX")
+machine=
+trap '[[ -z $machine ]] || kill "$machine" 2>/dev/null; rm -rf "$work"' EXIT
+
+# The names of tests.list that are wanted, each with its seconds and filters.
+wanted() {
+	local name rest
+	while read -r name rest; do
+		[[ -z $name || $name == '#'* || $name == - ]] && continue
+		[[ -z ${TESTS:-} || " $TESTS " == *" $name "* ]] && echo "$name $rest"
+	done <"$here/tests.list"
+}
+
+# Every file of system tests is run or left out by name.
+for file in "$source"/tests/tests/*.rs; do
+	name=$(basename "$file" .rs)
+	grep -Eq "^(- )?$name( |\$)" "$here/tests.list" || { echo "tests.list does not say what becomes of $name" >&2; exit 1; }
+done
+
+# Cargo names the executables: "unit:PACKAGE" for a library's own tests, or the file's name.
+executables() {
+	python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("reason") != "compiler-artifact" or not message.get("executable"):
+        continue
+    target, package = message["target"], message["package_id"]
+    if "test" in target["kind"]:
+        print(target["name"], message["executable"])
+    elif message["profile"]["test"] and "bin" not in target["kind"]:
+        print("unit:" + package.rpartition("#")[2].rpartition("@")[0] if "@" in package
+              else "unit:" + package.rpartition("#")[0].rpartition("/")[2], message["executable"])
+' | sed 's/^unit:net /unit:ebpf-net /; s/^unit:bash /unit:ebpf-bash /; s/^unit:conntrack /unit:ebpf-conntrack /'
+}
+
+echo 'vm-test: builds the tests'
+# The same packages as "make test", so that nothing is built twice.
+[[ -z $(wanted) ]] || (cd "$source" && cargo test --release --locked --no-run --message-format=json --quiet \
+	--workspace) | executables >"$work/executables"
+
+# The job, as the machines see it at /job: the repository's files, the build, the tests, the plan.
+job=$work/job
+mkdir -p "$job/vm" "$job/target/release/deps" "$job/externals"
+(cd "$source" && git ls-files -z --cached --others --exclude-standard | tar -c --null -T - --ignore-failed-read) \
+	| tar -x --no-same-owner -C "$job"
+cp -r "$EXTERNALS"/. "$job/externals"
+while read -r name seconds filters; do
+	executable=$(awk -v name="$name" '$1 == name { print $2 }' "$work/executables")
+	[[ -n $executable ]] || { echo "there is no test $name, which tests.list names" >&2; exit 1; }
+	cp "$executable" "$job/target/release/deps/"
+	echo "${name/:/-} $seconds /job/target/release/deps/$(basename "$executable") $filters"
+done < <(wanted) >"$job/vm/plan"
+
+root=$("$here/root.sh" "$CACHE")
+
+# One machine: boot KERNEL POLICY; its results are in $out/KERNEL-POLICY.
+boot() {
+	local kernel=$1 policy=$2 folder=$CACHE/kernels/$1 results=$out/$1-$2
+	cat >"$job/vm/environment" <<-END
+		SOURCE=$source
+		export TEST_PATIENCE=5
+		$([[ $policy == auto ]] || echo "export PROBE_POLICY=$policy")
+	END
+	rm -f "$work/job.ext4"
+	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$job" "$work/job.ext4" \
+		"$(($(du -sm "$job" | cut -f1) * 5 / 4 + 32))M" >/dev/null
+	rm -f "$work/results"
+	truncate -s 256M "$work/results"
+	rm -rf "$results"
+	mkdir -p "$results"
+	timeout "$MACHINE_SECONDS" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -cpu max -m 2048 \
+		-nographic -no-reboot -nodefaults -serial "file:$results/console" \
+		-kernel "$folder/vmlinuz" -initrd "$folder/initrd" \
+		-append 'console=ttyS0 panic=1 quiet' \
+		-drive "file=$root,if=virtio,format=raw,snapshot=on" \
+		-drive "file=$folder/modules.ext4,if=virtio,format=raw,snapshot=on" \
+		-drive "file=$work/job.ext4,if=virtio,format=raw,snapshot=on" \
+		-drive "file=$work/results,if=virtio,format=raw" </dev/null &
+	machine=$!
+	tail -n +1 -F "$results/console" --pid="$machine" 2>/dev/null \
+		| sed -un "s/^vm: /  $kernel $policy: /p" &
+	wait "$machine" || true
+	machine=
+	tar -x --no-same-owner -f "$work/results" -C "$results" 2>/dev/null || true
+}
+
+for kernel in $KERNELS; do
+	if ! "$here/kernel.sh" "$kernel" "$CACHE" >"$out/kernel-$kernel.log" 2>&1; then
+		tail -2 "$out/kernel-$kernel.log" >&2
+		for policy in $POLICIES; do rm -rf "$out/$kernel-$policy"; done
+		continue
+	fi
+	for policy in $POLICIES; do boot "$kernel" "$policy"; done
+done
+
+exec python3 "$here/table.py" "$out" "$here/verifier.tsv" "$job/vm/plan" "$KERNELS" "$POLICIES"
