@@ -146,6 +146,8 @@ struct task_struct {
 	unsigned int flags;
 	int tgid;
 	struct task_struct *group_leader;
+	__u64 start_boottime;
+	__u64 self_exec_id;
 	struct task_struct *real_parent;
 	char comm[16];
 	struct nsproxy *nsproxy;

@@ -2,6 +2,7 @@
 //
 //	serve ADDRESS:PORT: serves with key.pem and cert.pem of the folder it runs in.
 //	ask ADDRESS:PORT VERSION REQUEST...: posts, on one connection in HTTP 1.1 or 2; prints the statuses.
+//	become ADDRESS:PORT VERSION REQUEST PROGRAM ARGUMENT...: the same, and then runs another program in this process.
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"syscall"
 )
 
 func serve(address string) {
@@ -47,9 +49,14 @@ func ask(address, version string, paths []string) {
 }
 
 func main() {
-	if os.Args[1] == "serve" {
+	switch os.Args[1] {
+	case "serve":
 		serve(os.Args[2])
-	} else {
+	case "ask":
 		ask(os.Args[2], os.Args[3], os.Args[4:])
+	case "become":
+		// Which thread it is that ends up as the process should not matter.
+		ask(os.Args[2], os.Args[3], os.Args[4:5])
+		log.Fatal(syscall.Exec(os.Args[5], os.Args[5:], os.Environ()))
 	}
 }

@@ -264,6 +264,33 @@ fn compare_with_docs(rows: &[String]) {
 }
 
 #[test]
+fn a_process_that_becomes_another_program_is_seen_with_both() {
+    let hosts = Hosts::new();
+    let folder = certificate();
+    let receiver = Receiver::start();
+    let collector = Collector::setup(&receiver).args(ENABLED).start();
+    let go = build_go(folder.path(), "becomes", &[]);
+    let port = 8443;
+    let address = hosts.server_address(Family::V4, port);
+    let serve = ["serve", &address.to_string()];
+    let _server =
+        Server::start(&hosts.server, Command::new(&go).current_dir(folder.path()).args(serve));
+    wait_until_watched(&collector, &go);
+    let mut command = Command::new(&go);
+    command.args(["become", &address.to_string(), "1.1", "/as-go"]).arg(which("curl"));
+    command.args(["--silent", "--insecure", "--http1.1", "--data", "question"]);
+    let (pid, said) = hosts.client.run(command.arg(format!("https://{address}/as-curl")));
+    assert_eq!(said, "200 \nanswer");
+    wait::until("both requests are reported", || {
+        let flows = receiver.measurement("httpflow").of(&hosts.client).on(Side::Client, port);
+        let seen = counts(&flows.with("pid", pid));
+        let paths: Vec<_> = seen.iter().map(|((_, path, _), n)| (path.as_str(), *n)).collect();
+        if paths == [("/as-curl", 1), ("/as-go", 1)] { Ok(()) } else { Err(format!("{paths:?}")) }
+    });
+    collector.stop();
+}
+
+#[test]
 fn a_session_is_not_joined_with_the_socket_that_happened_to_be_written_to() {
     let hosts = Hosts::new();
     let folder = certificate();

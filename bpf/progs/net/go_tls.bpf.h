@@ -40,7 +40,7 @@
 struct go_key {
 	__u64 goroutine;
 	__u32 pid;
-	__u32 padding;
+	__u32 life;
 };
 
 struct go_stack {
@@ -82,6 +82,7 @@ static __always_inline struct go_key go_key_of(__u64 goroutine)
 	struct go_key key = {
 		.goroutine = goroutine,
 		.pid = bpf_get_current_pid_tgid() >> 32,
+		.life = life_of_current(),
 	};
 
 	return key;

@@ -273,9 +273,17 @@ int tls_handshake(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Of any of these. */
+/* Any of these returns. */
 SEC("uretprobe")
 int tls_return(struct pt_regs *ctx)
+{
+	tls_returns(ctx);
+	return 0;
+}
+
+/* Or is about to, and has its result: see support's places.rs. */
+SEC("uprobe")
+int tls_end(struct pt_regs *ctx)
 {
 	tls_returns(ctx);
 	return 0;

@@ -30,6 +30,9 @@
 /* Wake the reader when this much is waiting; it also comes by on its own. */
 #define TLS_WAKEUP_BYTES (512 * 1024)
 
+/* Set by the loader before load: whether probes are told how deep their place lies. */
+const volatile __u8 tls_places = 0;
+
 /* The call that a thread is in. */
 struct tls_call {
 	/* 0: in none. */
@@ -63,7 +66,8 @@ struct {
 struct tls_key {
 	__u64 session;
 	__u32 pid;
-	__u32 padding;
+	/* Of which program that the process has run, and which process of that pid. */
+	__u32 life;
 };
 
 struct tls_stream {
@@ -109,6 +113,8 @@ static __always_inline void tls_started(void)
 {
 	struct tls_start *start = bpf_ringbuf_reserve(&tls_starts, sizeof(*start), 0);
 
+	/* The thread is in no call any more. */
+	bpf_task_storage_delete(&tls_calls, bpf_get_current_task_btf());
 	if (!start) {
 		count(COUNTER_TLS_STARTS_LOST, 1);
 		return;
@@ -118,11 +124,23 @@ static __always_inline void tls_started(void)
 	bpf_ringbuf_submit(start, 0);
 }
 
+/*
+ * Addresses come again after an exec, and in another process with the same pid: those
+ * of Go are the same each time.
+ */
+static __always_inline __u32 life_of_current(void)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+
+	return leader->self_exec_id + (leader->start_boottime >> 10);
+}
+
 static __always_inline struct tls_key tls_key_of(__u64 session)
 {
 	struct tls_key key = {
 		.session = session,
 		.pid = bpf_get_current_pid_tgid() >> 32,
+		.life = life_of_current(),
 	};
 
 	return key;
@@ -139,6 +157,14 @@ static __always_inline struct tls_stream *tls_stream_of(const struct tls_key *ke
 	owner_is_current(&fresh.owner);
 	bpf_map_update_elem(&tls_streams, key, &fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tls_streams, key);
+}
+
+/* The stack pointer as it was when the function began. */
+static __always_inline __u64 tls_stack(struct pt_regs *ctx)
+{
+	__u64 stack = PT_REGS_SP(ctx);
+
+	return tls_places ? stack + bpf_get_attach_cookie(ctx) : stack;
 }
 
 static __always_inline struct tls_call *tls_call_of_current(void)
@@ -263,7 +289,7 @@ static __always_inline void tls_took(struct tls_call *call, __u64 session, __u64
 static __always_inline void tls_begins(struct pt_regs *ctx, __u32 way, __u64 size_at)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 session = PT_REGS_PARM1(ctx), stack = PT_REGS_SP(ctx);
+	__u64 session = PT_REGS_PARM1(ctx), stack = tls_stack(ctx);
 	struct tls_call *call;
 
 	call = bpf_task_storage_get(&tls_calls, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -294,7 +320,7 @@ static __always_inline void tls_returns(struct pt_regs *ctx)
 	int result;
 
 	/* The return address is off the stack, where it was on it. */
-	if (!call || !call->session || PT_REGS_SP(ctx) - call->stack > sizeof(long))
+	if (!call || !call->session || tls_stack(ctx) - call->stack > sizeof(long))
 		return;
 	session = call->session;
 	call->session = 0;

@@ -9,6 +9,7 @@ use plugin_api::{Host, Metric, Plugin, PluginError, ProbeVerdict};
 use plugin_support::loader::{self, Facts, Global, Loaded};
 use plugin_support::log;
 use plugin_support::map::Counters;
+use plugin_support::uprobe;
 use plugin_support::worker::Worker;
 
 use crate::collect::{Collector, Counts};
@@ -231,6 +232,7 @@ impl Net {
         let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
         let dns_ports = self.config.dns_ports.map(u16::to_ne_bytes);
         let http_enabled = [u8::from(self.config.httpflow)];
+        let tls_places = [u8::from(uprobe::has_cookies())];
         let (mut sizes, mut probes) = (Vec::new(), PROBES.to_vec());
         if !self.config.httpflow {
             sizes.extend_from_slice(WITHOUT_HTTP);
@@ -246,6 +248,7 @@ impl Net {
                 Global { name: "ephemeral_port", value: &ephemeral_port },
                 Global { name: "dns_ports", value: dns_ports.as_flattened() },
                 Global { name: "http_enabled", value: &http_enabled },
+                Global { name: "tls_places", value: &tls_places },
             ];
             loader::load_sized(facts, OBJECT, &globals, &sizes, &probes)
         };

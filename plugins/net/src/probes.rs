@@ -77,6 +77,7 @@ pub(crate) const TLS_WRITE: &str = "tls_write";
 pub(crate) const TLS_WRITE_EX: &str = "tls_write_ex";
 pub(crate) const TLS_HANDSHAKE: &str = "tls_handshake";
 pub(crate) const TLS_RETURN: &str = "tls_return";
+pub(crate) const TLS_END: &str = "tls_end";
 pub(crate) const TLS_FREE: &str = "tls_free";
 pub(crate) const TLS_SENDFILE: &str = "tls_sendfile";
 pub(crate) const GO_READ: &str = "go_read";
@@ -135,6 +136,11 @@ pub(crate) const TLS_PROBES: &[Probe] = &[
         name: "TLS call returns",
         need: TLS,
         ways: &[Way { program: TLS_RETURN, hook: Hook::Uprobe("SSL_read") }],
+    },
+    Probe {
+        name: "TLS call is about to return",
+        need: Need::Optional("a cheap place for the end of calls"),
+        ways: &[Way { program: TLS_END, hook: Hook::Uprobe("SSL_read") }],
     },
     Probe {
         name: "TLS session is freed",
@@ -201,6 +207,7 @@ mod tests {
             Global { name: "release_is_seen", value: &[1] },
             Global { name: "ephemeral_port", value: &32768_u16.to_ne_bytes() },
             Global { name: "http_enabled", value: &[1] },
+            Global { name: "tls_places", value: &[1] },
         ];
         let probes = [PROBES, TLS_PROBES].concat();
         let loaded = load(facts, OBJECT, &globals, &probes).unwrap();

@@ -19,6 +19,7 @@ use std::thread::{self, Builder};
 
 use anyhow::{Context as _, Result};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::util::KernelVersion;
 
 pub use crate::uprobe::places::Place;
 pub use crate::uprobe::symbols::{Code, Kept, Symbol};
@@ -43,6 +44,11 @@ impl Spot {
     pub fn new(program: &'static str, offset: u64) -> Self {
         Self { program, offset, cookie: None }
     }
+}
+
+/// Whether programs can be told of their spot: see [`Spot::cookie`].
+pub fn has_cookies() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 15, 0))
 }
 
 /// Files with programs attached. Detaches when dropped, and when the process ends.

@@ -171,6 +171,9 @@ impl<'a> Window<'a> {
     }
 }
 
+/// cmp r12, [r14+16]
+const COMPARE: [u8; 4] = [0x4d, 0x3b, 0x66, 0x10];
+
 /// Whether a function begins as Go's compiler has it begin since it passes arguments in registers:
 /// it looks whether the goroutine, of which a register has the address, has stack enough.
 pub(super) fn begins_like_go(code: &[u8], is_arm: bool) -> bool {
@@ -178,7 +181,6 @@ pub(super) fn begins_like_go(code: &[u8], is_arm: bool) -> bool {
         // ldr x16, [x28, #16]
         return code.starts_with(&[0x90, 0x0b, 0x40, 0xf9]);
     }
-    const COMPARE: [u8; 4] = [0x4d, 0x3b, 0x66, 0x10];
     // cmp rsp, [r14+16]
     code.starts_with(&[0x49, 0x3b, 0x66, 0x10])
         // lea r12, [rsp-n]; cmp r12, [r14+16]

@@ -133,11 +133,13 @@ impl<'a> Code<'a> {
         let Ok(header) = FileHeader64::<Endianness>::parse(data) else { return Ok(None) };
         let endian = header.endian()?;
         let sections = header.sections(endian, data)?;
-        let named = |wanted: &[u8]| {
+        let section_of = |wanted: &[u8]| {
             let name = |section| sections.section_name(endian, section);
             sections.iter().find(|section| name(section).is_ok_and(|name| name == wanted))
         };
-        let Some(section) = GO_TABLES.iter().find_map(|name| named(name)) else { return Ok(None) };
+        let Some(section) = GO_TABLES.iter().find_map(|name| section_of(name)) else {
+            return Ok(None);
+        };
         let place =
             golang::Place { offset: section.sh_offset(endian), size: section.sh_size(endian) };
         let table = Table::open(self.target.file(), place)?;
@@ -145,7 +147,7 @@ impl<'a> Code<'a> {
         let text = table
             .text_start()
             .or_else(|| relocation(data, sections.iter(), endian, at))
-            .or_else(|| named(b".text").map(|text| text.sh_addr(endian)))
+            .or_else(|| section_of(b".text").map(|text| text.sh_addr(endian)))
             .context("it does not say where its code begins")?;
         let segments = header.program_headers(endian, data)?;
         let is_arm = header.e_machine(endian) == EM_AARCH64;
@@ -356,6 +358,43 @@ mod tests {
         assert!(getenv.size > 0, "{getenv:?}");
         for at in code.returns(getenv).unwrap() {
             assert!((getenv.offset..getenv.offset + getenv.size).contains(&at), "{at:#x}");
+        }
+    }
+
+    /// Go itself is a program of Go, and one that speaks TLS.
+    fn go() -> Vec<u8> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found =
+            std::env::split_paths(&path).find_map(|folder| fs::read(folder.join("go")).ok());
+        found.expect("Go is installed")
+    }
+
+    #[test]
+    fn functions_of_go_are_found_without_symbols_and_return_somewhere() {
+        let target = target("go", &go());
+        let code = Code::of(&target).unwrap();
+        let names = ["crypto/tls.(*Conn).Read", "no.such.Function", "crypto/tls.(*Conn).Write"];
+        let found = code.go_functions(&names).unwrap().expect("it is a program of Go");
+        assert_eq!(found[1], None);
+        for symbol in [found[0], found[2]].map(Option::unwrap) {
+            assert!(!code.returns(symbol).unwrap().is_empty(), "{symbol:?}");
+        }
+        assert_eq!(Code::of(&libc()).unwrap().go_functions(&names).unwrap(), None);
+    }
+
+    #[test]
+    fn words_among_constants_are_found() {
+        let target = target("words", &go());
+        let code = Code::of(&target).unwrap();
+        assert_eq!(code.mentions(&["crypto/tls", "no such word"]).unwrap(), [true, false]);
+    }
+
+    #[test]
+    fn no_truncation_of_a_program_of_go_is_more_than_an_error() {
+        let whole = go();
+        for part in (0..16).map(|part| whole.len() * part / 16) {
+            let target = target("cut-go", &whole[..part]);
+            Code::of(&target).unwrap().go_functions(&["crypto/tls.(*Conn).Read"]).ok();
         }
     }
 

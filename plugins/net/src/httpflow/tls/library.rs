@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use plugin_support::uprobe::{Code, Spot, Symbol, Target};
+use plugin_support::uprobe::{self, Code, Kept, Place, Spot, Symbol, Target};
 
 use crate::probes::{
-    GO_CLOSE, GO_HANDSHAKE, GO_READ, GO_RETURN, GO_WRITE, TLS_FREE, TLS_HANDSHAKE, TLS_READ,
-    TLS_READ_EX, TLS_RETURN, TLS_SENDFILE, TLS_WRITE, TLS_WRITE_EX,
+    GO_CLOSE, GO_HANDSHAKE, GO_READ, GO_RETURN, GO_WRITE, TLS_END, TLS_FREE, TLS_HANDSHAKE,
+    TLS_READ, TLS_READ_EX, TLS_RETURN, TLS_SENDFILE, TLS_WRITE, TLS_WRITE_EX,
 };
 
 /// A function, and the program at its begin.
@@ -112,25 +112,45 @@ impl Library {
         let (mut ends, mut begins) = (Vec::new(), Vec::new());
         for ((_, program), symbol) in functions.iter().zip(symbols) {
             let Some(symbol) = symbol else { continue };
-            if ![TLS_FREE, GO_HANDSHAKE, GO_CLOSE].contains(program) {
-                ends.extend(self.ends(&code, symbol)?);
+            let has_end = ![TLS_FREE, GO_HANDSHAKE, GO_CLOSE].contains(program);
+            if self == Self::Go {
+                begins.push(Spot::new(program, beginning(&code, symbol, Kept::OfGo, false).offset));
+                if has_end {
+                    // Go moves stacks, and may not find an address on one that the kernel has put there.
+                    let returns = code.returns(symbol)?.into_iter();
+                    ends.extend(returns.map(|at| Spot::new(GO_RETURN, at)));
+                }
+                continue;
             }
-            begins.push(Spot::new(program, symbol.offset));
+            let is_long = [TLS_READ_EX, TLS_WRITE_EX].contains(program);
+            let kept = if is_long { Kept::FourArguments } else { Kept::TwoArguments };
+            let cheap_ends =
+                if has_end && uprobe::has_cookies() { code.ends(symbol) } else { None };
+            // The kernel finds the address to return to where the stack has not grown yet.
+            let may_be_deep = uprobe::has_cookies() && (cheap_ends.is_some() || !has_end);
+            let begin = beginning(&code, symbol, kept, may_be_deep);
+            match cheap_ends {
+                Some(places) => ends.extend(places.into_iter().map(|place| at(TLS_END, place))),
+                None if has_end => ends.push(Spot::new(TLS_RETURN, begin.offset)),
+                None => {}
+            }
+            begins.push(at(program, begin));
         }
         ends.extend(begins);
         Ok(ends)
     }
+}
 
-    /// Go moves stacks, and may not find an address on one that the kernel has put there.
-    fn ends(self, code: &Code<'_>, symbol: Symbol) -> Result<Vec<Spot>> {
-        Ok(match self {
-            Self::OpenSsl | Self::GnuTls => vec![Spot::new(TLS_RETURN, symbol.offset)],
-            Self::Go => {
-                let returns = code.returns(symbol)?.into_iter();
-                returns.map(|at| Spot::new(GO_RETURN, at)).collect()
-            }
-        })
-    }
+/// The cheapest place at the beginning of a function, or just its beginning.
+fn beginning(code: &Code<'_>, symbol: Symbol, kept: Kept, may_be_deep: bool) -> Place {
+    code.beginning(symbol, kept)
+        .filter(|place| may_be_deep || place.depth == 0)
+        .unwrap_or(Place { offset: symbol.offset, depth: 0 })
+}
+
+fn at(program: &'static str, place: Place) -> Spot {
+    let cookie = (place.depth > 0).then_some(place.depth);
+    Spot { program, offset: place.offset, cookie }
 }
 
 /// What a program has inside.
