@@ -22,6 +22,7 @@ BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
 TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light openssl procps \
 	python3 redis-server redis-tools socat bind9-dnsutils wrk
 BENCH_PACKAGES := bpftool
+VM_PACKAGES := qemu-system-x86 debootstrap busybox-static cpio e2fsprogs kmod python3 xz-utils zstd
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
@@ -29,8 +30,15 @@ C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
 # How long `fuzz` runs each decoder.
 SECONDS_EACH ?= 30
 
-.PHONY: run test fuzz check build package bench clean root-externals need-build need-test \
-	need-bench need-check
+# The kernel matrix: kernels out of Debian's suites, and what plugins may not use there. Empty
+# TESTS: all that tests/vm/tests.list names.
+KERNELS ?= 5.10 6.1 6.12 6.18 7.3
+POLICIES ?= auto no-kprobe
+TESTS ?=
+UPDATE ?=
+
+.PHONY: run test fuzz check build package bench vm-test clean root-externals need-build need-test \
+	need-bench need-vm need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
 ## builds a plugin here and runs it as root trusts it.
@@ -69,6 +77,12 @@ fuzz: need-build
 bench: build need-test need-bench root-externals
 	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) \
 		$(CARGO) run --release --locked --quiet -p system-tests --bin bench -- $(ROUNDS)
+
+## vm-test: the system tests on other kernels, emulated; KERNELS="6.1 6.12" POLICIES=auto TESTS=dnsflow
+vm-test: build need-vm root-externals
+	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) TARGET=$(TARGET) CACHE=$(TARGET)/vm-cache \
+		EXTERNALS=$(ROOT_EXTERNALS) PACKAGES='$(TEST_PACKAGES)' KERNELS='$(KERNELS)' \
+		POLICIES='$(POLICIES)' TESTS='$(TESTS)' UPDATE=$(UPDATE) tests/vm/run.sh
 
 ## check: formats, lints and documentation
 check: need-build need-check
@@ -127,6 +141,9 @@ need-test:
 
 need-bench:
 	$(call need,$(BENCH_PACKAGES))
+
+need-vm:
+	$(call need,$(VM_PACKAGES))
 
 need-check:
 	$(call need,$(CHECK_PACKAGES))

@@ -116,4 +116,5 @@ for kernel in $KERNELS; do
 	for policy in $POLICIES; do boot "$kernel" "$policy"; done
 done
 
-exec python3 "$here/table.py" "$out" "$here/verifier.tsv" "$job/vm/plan" "$KERNELS" "$POLICIES"
+python3 "$here/table.py" ${UPDATE:+--update} "$out" "$here/verifier.tsv" "$job/vm/plan" "$KERNELS" \
+	"$POLICIES"

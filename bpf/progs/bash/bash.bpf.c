@@ -23,6 +23,7 @@
 
 #include "abi/bash.h"
 #include "lib/count.bpf.h"
+#include "lib/task_storage.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -33,12 +34,7 @@ struct {
 } events SEC(".maps");
 
 /* Tasks that have called readline() or parse_command(); goes with the task. */
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct shell);
-} shells SEC(".maps");
+TASK_STORAGE(shells, struct shell);
 
 static __always_inline void fill(struct event *event, __u32 kind, __u64 time_ns)
 {
@@ -79,8 +75,7 @@ static __always_inline bool current_is_bash(struct task_struct *task)
 
 static __always_inline struct shell *shell_of(struct task_struct *task)
 {
-	struct shell *shell =
-		bpf_task_storage_get(&shells, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct shell fresh = {}, *shell = task_storage(&shells, task, &fresh);
 
 	if (!shell)
 		count(COUNTER_SHELLS_REFUSED, 1);
@@ -152,8 +147,8 @@ static __always_inline void emit_line(const char *text, __u32 flags)
 
 static __always_inline void handle_line(const char *text)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct shell *shell = bpf_task_storage_get(&shells, task, NULL, 0);
+	struct task_struct *task = current_task();
+	struct shell *shell = task_storage(&shells, task, NULL);
 	__u32 flags = 0;
 
 	if (!shell || !shell->is_reading)
@@ -170,18 +165,31 @@ static __always_inline void handle_line(const char *text)
 	emit_line(text, flags);
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
+static __always_inline void handle_exec(struct linux_binprm *binary)
 {
 	if (is_bash(BPF_CORE_READ(binary, file)))
 		emit(RECORD_EXEC, COUNTER_STARTS_LOST);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
+{
+	handle_exec(binary);
+	return 0;
+}
+
+/* The same, where tp_btf is not to be used. */
+SEC("raw_tp/sched_process_exec")
+int BPF_PROG(exec_untyped, struct task_struct *task, int old_pid, struct linux_binprm *binary)
+{
+	handle_exec(binary);
 	return 0;
 }
 
 SEC("uprobe")
 int readline_entry(struct pt_regs *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 	struct shell *shell;
 
 	if (!current_is_bash(task))
@@ -214,7 +222,7 @@ int readline_return(struct pt_regs *ctx)
 SEC("uprobe")
 int parse_entry(struct pt_regs *ctx)
 {
-	struct shell *shell = shell_of(bpf_get_current_task_btf());
+	struct shell *shell = shell_of(current_task());
 	__u64 stack = PT_REGS_SP(ctx);
 
 	if (!shell || (shell->is_parsing && stack < shell->stack))
@@ -228,7 +236,7 @@ int parse_entry(struct pt_regs *ctx)
 SEC("uprobe")
 int parse_ret(struct pt_regs *ctx)
 {
-	struct shell *shell = bpf_task_storage_get(&shells, bpf_get_current_task_btf(), NULL, 0);
+	struct shell *shell = task_storage(&shells, current_task(), NULL);
 
 	if (!shell || !shell->is_parsing || shell->stack != PT_REGS_SP(ctx))
 		return 0;

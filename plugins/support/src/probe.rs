@@ -5,8 +5,8 @@ use std::fs::File;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FEntry, Iter,
-    Program, SocketFilter, UProbe,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FEntry, FExit,
+    Iter, Program, RawTracePoint, SockOps, SocketFilter, UProbe,
 };
 use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
@@ -45,8 +45,14 @@ pub struct Way {
 pub enum Hook {
     /// A tracepoint, with typed arguments (`tp_btf`).
     Tracepoint(&'static str),
+    /// A tracepoint, with arguments as they come (`raw_tp`).
+    UntypedTracepoint(&'static str),
     /// The entry of a function of the kernel, with typed arguments (`fentry`).
     Entry(&'static str),
+    /// The return of a function of the kernel, with typed arguments (`fexit`).
+    Return(&'static str),
+    /// Events of TCP sockets, of all cgroups.
+    SocketEvents,
     /// Packets that arrive at sockets, of all cgroups.
     SocketIngress,
     /// Packets that sockets send, of all cgroups.
@@ -66,7 +72,10 @@ impl Hook {
     fn describe(self) -> String {
         match self {
             Self::Tracepoint(name) => format!("tp_btf/{name}"),
+            Self::UntypedTracepoint(name) => format!("raw_tp/{name}"),
             Self::Entry(name) => format!("fentry/{name}"),
+            Self::Return(name) => format!("fexit/{name}"),
+            Self::SocketEvents => "sockops".into(),
             Self::SocketIngress => "cgroup_skb/ingress".into(),
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
@@ -86,12 +95,15 @@ pub struct Policy {
 /// The words that forbid, and what each does.
 const PROHIBITIONS: [(&str, fn(Hook) -> bool); 5] = [
     ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
-    ("no-fentry", |hook| matches!(hook, Hook::Entry(_))),
+    ("no-fentry", |hook| matches!(hook, Hook::Entry(_) | Hook::Return(_))),
     // No plugin of this repository has a way that is one.
     ("no-kprobe", |_| false),
     ("no-uprobe", |hook| matches!(hook, Hook::Uprobe(_))),
     ("no-cgroup", |hook| {
-        matches!(hook, Hook::SocketIngress | Hook::SocketEgress | Hook::Socket(_))
+        matches!(
+            hook,
+            Hook::SocketIngress | Hook::SocketEgress | Hook::Socket(_) | Hook::SocketEvents
+        )
     }),
 ];
 
@@ -138,7 +150,9 @@ impl Probe {
         match self.need {
             Need::Required => self.refused(last, ProbeStatus::Failed, refusals),
             Need::Optional(feature) => {
-                self.refused(last, ProbeStatus::Missing, format!("without {feature}: {refusals}"))
+                let separator = if refusals.is_empty() { "" } else { ": " };
+                let detail = format!("without {feature}{separator}{refusals}");
+                self.refused(last, ProbeStatus::Missing, detail)
             }
         }
     }
@@ -166,10 +180,25 @@ impl Way {
                 program.load(name, site.btf).context("load")?;
                 program.attach().context("attach")?;
             }
+            Hook::UntypedTracepoint(name) => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                program.load().context("load")?;
+                program.attach(name).context("attach")?;
+            }
             Hook::Entry(name) => {
                 let program: &mut FEntry = program.try_into()?;
                 program.load(name, site.btf).context("load")?;
                 program.attach().context("attach")?;
+            }
+            Hook::Return(name) => {
+                let program: &mut FExit = program.try_into()?;
+                program.load(name, site.btf).context("load")?;
+                program.attach().context("attach")?;
+            }
+            Hook::SocketEvents => {
+                let program: &mut SockOps = program.try_into()?;
+                program.load().context("load")?;
+                program.attach(site.cgroup()?, CgroupAttachMode::Single).context("attach")?;
             }
             Hook::SocketIngress => attach_skb(program, site, CgroupSkbAttachType::Ingress)?,
             Hook::SocketEgress => attach_skb(program, site, CgroupSkbAttachType::Egress)?,
