@@ -81,7 +81,7 @@ bench: build need-test need-bench root-externals
 ## vm-test: the system tests on other kernels, emulated; KERNELS="6.1 6.12" POLICIES=auto TESTS=dnsflow
 vm-test: build need-vm root-externals
 	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) TARGET=$(TARGET) CACHE=$(TARGET)/vm-cache \
-		EXTERNALS=$(ROOT_EXTERNALS) PACKAGES='$(TEST_PACKAGES)' KERNELS='$(KERNELS)' \
+		EXTERNALS=$(ROOT_EXTERNALS) PACKAGES='$(TEST_PACKAGES) gcc libc6-dev' KERNELS='$(KERNELS)' \
 		POLICIES='$(POLICIES)' TESTS='$(TESTS)' UPDATE=$(UPDATE) tests/vm/run.sh
 
 ## check: formats, lints and documentation

@@ -104,6 +104,9 @@ static __always_inline bool emit_part(struct line *line, const __u32 room, bool 
 		return false;
 	}
 	size = bpf_probe_read_user_str(part + 1, room + 1, line->text + line->offset);
+	/* What old kernels, such as 5.10, return for the NUL alone. */
+	if (size == 0)
+		size = 1;
 	if (size < 0)
 		count(COUNTER_LINES_UNREADABLE, 1);
 	/* What was read of a line before a page that cannot be read is its beginning. */

@@ -142,7 +142,11 @@ impl Probe {
         for way in self.ways {
             match way.attach(ebpf, site) {
                 Ok(()) => return self.verdict(way, ProbeStatus::Attached, String::new()),
-                Err(error) => refusals.push(format!("{}: {error:#}", way.hook.describe())),
+                Err(error) => {
+                    let (hook, error) = (way.hook.describe(), format!("{error:#}"));
+                    log::debug!(hook, error; "a way to attach is refused");
+                    refusals.push(format!("{hook}: {}", brief(&error)));
+                }
             }
         }
         let refusals = refusals.join("; ");
@@ -224,6 +228,18 @@ impl Way {
     }
 }
 
+/// A verifier's log has thousands of lines, of which the last ones say why.
+fn brief(error: &str) -> String {
+    const LAST: usize = 8;
+    let lines: Vec<_> = error.lines().collect();
+    match lines.as_slice() {
+        [first, rest @ ..] if rest.len() > LAST => {
+            format!("{first} ... {}", rest[rest.len() - LAST..].join("; "))
+        }
+        _ => error.to_owned(),
+    }
+}
+
 fn attach_skb(program: &mut Program, site: &Site<'_>, way: CgroupSkbAttachType) -> Result<()> {
     let program: &mut CgroupSkb = program.try_into()?;
     program.load().context("load")?;
@@ -239,10 +255,19 @@ impl Site<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hook, Policy};
+    use super::{Hook, Policy, brief};
 
     fn policy(words: &[&str]) -> anyhow::Result<Policy> {
         Policy::parse(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn of_a_long_error_the_beginning_and_the_end_are_told() {
+        let long: Vec<_> = (0..1000).map(|line| format!("line {line}")).collect();
+        let told = brief(&long.join("\n"));
+        assert!(told.starts_with("line 0 ... line 992; "), "{told}");
+        assert!(told.ends_with("; line 999"), "{told}");
+        assert_eq!(brief("load: no\nmemory"), "load: no\nmemory");
     }
 
     #[test]
