@@ -22,6 +22,7 @@ BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
 TEST_PACKAGES := bind9-dnsutils bsdutils curl dnsmasq-base golang-go iproute2 libcap2-bin ncat \
 	nftables nginx-light nodejs openssh-client openssh-server openssl procps python3 \
 	python3-aiohttp python3-grpcio redis-server redis-tools socat tmux wget wrk zsh
+VM_PACKAGES := qemu-system-x86 debootstrap busybox-static cpio e2fsprogs kmod python3 xz-utils zstd
 CHECK_PACKAGES := clang-format
 
 C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
@@ -29,8 +30,15 @@ C_FILES := $(shell git ls-files 'bpf/*.c' 'bpf/*.h' 'examples/*.c' 2>/dev/null)
 # How long `fuzz` runs each decoder.
 SECONDS_EACH ?= 30
 
-.PHONY: run test fuzz check build package bench soak clean root-externals need-build need-test \
-	need-check
+# The kernel matrix: kernels out of Debian's suites, and what plugins may not use there. Empty
+# TESTS: all that tests/vm/tests.list names.
+KERNELS ?= 5.10 6.1 6.12 6.18 7.3
+POLICIES ?= auto no-kprobe
+TESTS ?=
+UPDATE ?=
+
+.PHONY: run test fuzz check build package bench soak vm-test clean root-externals need-build \
+	need-test need-vm need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
 ## builds a plugin here and runs it as root trusts it.
@@ -78,6 +86,12 @@ bench: build need-test root-externals
 ## may have grown
 soak: build need-test root-externals
 	$(call run-as-root,soak,MINUTES=$(MINUTES))
+
+## vm-test: the system tests on other kernels, emulated; KERNELS="6.1 6.12" POLICIES=auto TESTS=dnsflow
+vm-test: build need-vm root-externals
+	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) TARGET=$(TARGET) CACHE=$(TARGET)/vm-cache \
+		EXTERNALS=$(ROOT_EXTERNALS) PACKAGES='$(TEST_PACKAGES) gcc libc6-dev' KERNELS='$(KERNELS)' \
+		POLICIES='$(POLICIES)' TESTS='$(TESTS)' UPDATE=$(UPDATE) tests/vm/run.sh
 
 ## check: formats, lints and documentation
 check: need-build need-check
@@ -133,6 +147,9 @@ need-build:
 
 need-test:
 	$(call need,$(TEST_PACKAGES))
+
+need-vm:
+	$(call need,$(VM_PACKAGES))
 
 need-check:
 	$(call need,$(CHECK_PACKAGES))

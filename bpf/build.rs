@@ -19,18 +19,23 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LLVM_STRIP");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     for plugin in PLUGINS {
-        compile(&format!("progs/{plugin}/{plugin}.bpf.c"), &out.join(format!("{plugin}.bpf.o")));
+        let source = format!("progs/{plugin}/{plugin}.bpf.c");
+        compile(&source, &[], &out.join(format!("{plugin}.bpf.o")));
         bind(&format!("abi/{plugin}.h"), &out.join(format!("{plugin}.rs")));
     }
+    // For kernels that lack what the others are made of.
+    compile("progs/net/net_early.bpf.c", &[], &out.join("net_early.bpf.o"));
+    compile("progs/bash/bash.bpf.c", &["-DEARLY"], &out.join("bash_early.bpf.o"));
 }
 
-fn compile(source: &str, object: &Path) {
+fn compile(source: &str, defines: &[&str], object: &Path) {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     // v3 has atomic exchange and 32-bit jumps, which kernels have had since 5.12.
     run(Command::new(clang)
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g", "-std=gnu11"])
         .args(["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
         .arg(format!("-D__TARGET_ARCH_{}", registers()))
+        .args(defines)
         .args(["-I.", "-Ivmlinux", "-c", source, "-o"])
         .arg(object));
     // Drops the debug sections and keeps BTF, which the loader needs.

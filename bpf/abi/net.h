@@ -101,6 +101,16 @@ struct tcp_delta {
 };
 _Static_assert(sizeof(struct tcp_delta) == 96, "tcp_delta is wire format");
 
+/*
+ * All that one TCP connection has done, `opened` always set: what kernels before 5.12
+ * report. The cookie tells connections apart.
+ */
+struct tcp_total {
+	struct tcp_delta delta;
+	__u64 cookie;
+};
+_Static_assert(sizeof(struct tcp_total) == 104, "tcp_total is wire format");
+
 /* One UDP conversation of one process, ephemeral ports masked. */
 struct udp_key {
 	struct tuple tuple;

@@ -20,6 +20,9 @@ pub mod net {
     /// The programs and maps of `progs/net/net.bpf.c`.
     pub static OBJECT: &[u8] = object!("net");
 
+    /// Those of `progs/net/net_early.bpf.c`, for kernels before 5.12.
+    pub static EARLY_OBJECT: &[u8] = object!("net_early");
+
     /// The records of `abi/net.h`; their meaning is documented there.
     pub mod abi {
         #![allow(
@@ -62,6 +65,9 @@ pub mod conntrack {
 pub mod bash {
     /// The programs and maps of `progs/bash/bash.bpf.c`.
     pub static OBJECT: &[u8] = object!("bash");
+
+    /// The same without storage of tasks, for kernels before 5.11.
+    pub static EARLY_OBJECT: &[u8] = object!("bash_early");
 
     /// The records of `abi/bash.h`; their meaning is documented there.
     pub mod abi {

@@ -63,7 +63,8 @@ struct sock {
 	socket_lock_t sk_lock;
 	__u16 sk_protocol;
 	__u16 sk_type;
-	__u8 sk_userlocks;
+	/* Of four bits in older kernels. */
+	__u8 sk_userlocks : 4;
 	__u8 sk_kern_sock : 1;
 	struct socket *sk_socket;
 };
@@ -145,6 +146,7 @@ struct nsproxy {
 struct task_struct {
 	unsigned int flags;
 	int tgid;
+	__u64 start_time;
 	struct task_struct *group_leader;
 	__u64 start_boottime;
 	__u64 self_exec_id;
@@ -290,6 +292,58 @@ struct __sk_buff {
 		struct bpf_sock *sk;
 		__u64 : 64;
 	} __attribute__((aligned(8)));
+};
+
+struct bpf_sock_ops {
+	__u32 op;
+	__u32 args[4];
+	__u32 family;
+	__u32 remote_ip4;
+	__u32 local_ip4;
+	__u32 remote_ip6[4];
+	__u32 local_ip6[4];
+	__u32 remote_port;
+	__u32 local_port;
+	__u32 is_fullsock;
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+	__u32 bpf_sock_ops_cb_flags;
+	__u32 state;
+	__u32 rtt_min;
+	__u32 snd_ssthresh;
+	__u32 rcv_nxt;
+	__u32 snd_nxt;
+	__u32 snd_una;
+	__u32 mss_cache;
+	__u32 ecn_flags;
+	__u32 rate_delivered;
+	__u32 rate_interval_us;
+	__u32 packets_out;
+	__u32 retrans_out;
+	__u32 total_retrans;
+	__u32 segs_in;
+	__u32 data_segs_in;
+	__u32 segs_out;
+	__u32 data_segs_out;
+	__u32 lost_out;
+	__u32 sacked_out;
+	__u32 sk_txhash;
+	__u64 bytes_received;
+	__u64 bytes_acked;
+	union {
+		struct bpf_sock *sk;
+		__u64 : 64;
+	} __attribute__((aligned(8)));
+};
+
+/* What socket operations are called for, and how to be called for changes of state. */
+enum {
+	BPF_SOCK_OPS_TCP_CONNECT_CB = 3,
+	BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB = 4,
+	BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB = 5,
+	BPF_SOCK_OPS_STATE_CB = 10,
+	BPF_SOCK_OPS_TCP_LISTEN_CB = 11,
+	BPF_SOCK_OPS_STATE_CB_FLAG = 1 << 2,
 };
 
 /* Protocol numbers and kernel constants that are not in BTF as enums. */

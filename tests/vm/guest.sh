@@ -29,6 +29,12 @@ mkdir "$results"
 uname -r >"$results/release"
 say() { echo "vm: $*" >/dev/console; }
 
+# After each test, so that they are there if the machine hangs in the next one.
+save() {
+	tar -C "$results" -cf /dev/vdd .
+	sync
+}
+
 # All that can be attached, attached: which hooks, and what the verifier made of the programs.
 census() {
 	local listen=127.0.0.1:16061
@@ -58,6 +64,7 @@ run() {
 	shift 3
 	timeout -k 10 "$limit" "$executable" --test-threads=1 "$@" >"$results/$name.log" 2>&1
 	echo $? >"$results/$name.code"
+	save
 	say "$name $(($SECONDS - started)) s: $(grep '^test result' "$results/$name.log" || echo "exit code $(<"$results/$name.code")")"
 }
 
@@ -69,8 +76,7 @@ while read -r name limit executable filters; do
 done </job/vm/plan
 dmesg >"$results/dmesg"
 touch "$results/complete"
-tar -C "$results" -cf /dev/vdd .
-sync
+save
 say 'down'
 echo b >/proc/sysrq-trigger
 sleep 60

@@ -13,6 +13,8 @@
 # Out: a table of kernels and tests, and all logs in TARGET/vm. Fails if a test, or a kernel, does.
 set -euo pipefail
 
+# As a whole, so that it is read before it runs: somebody may edit it meanwhile.
+{
 here=$(cd "$(dirname "$0")" && pwd)
 source=$(cd "$here/../.." && pwd)
 out=$TARGET/vm
@@ -28,7 +30,7 @@ trap '[[ -z $machine ]] || kill "$machine" 2>/dev/null; rm -rf "$work"' EXIT
 wanted() {
 	local name rest
 	while read -r name rest; do
-		[[ -z $name || $name == '#'* || $name == - ]] && continue
+		[[ -z $name || $name == [#!-]* ]] && continue
 		[[ -z ${TESTS:-} || " $TESTS " == *" $name "* ]] && echo "$name $rest"
 	done <"$here/tests.list"
 }
@@ -72,7 +74,27 @@ while read -r name seconds filters; do
 	[[ -n $executable ]] || { echo "there is no test $name, which tests.list names" >&2; exit 1; }
 	cp "$executable" "$job/target/release/deps/"
 	echo "${name/:/-} $seconds /job/target/release/deps/$(basename "$executable") $filters"
-done < <(wanted) >"$job/vm/plan"
+done < <(wanted) >"$work/plan"
+
+# The plan, less what tests.list leaves out on a kernel: "! KERNEL TEST reason", where the test is
+# a file, or one of a file as FILE::NAME.
+plan_of() {
+	awk -v kernel="$1" '
+		NR == FNR {
+			if ($1 != "!" || $2 != kernel)
+				next
+			split($3, parts, "::")
+			file = parts[1]
+			sub(":", "-", file)
+			if (parts[2] == "")
+				left_out[file] = 1
+			else
+				skips[file] = skips[file] " --skip " parts[2]
+			next
+		}
+		!($1 in left_out) { print $0 skips[$1] }
+	' "$here/tests.list" "$work/plan"
+}
 
 root=$("$here/root.sh" "$CACHE")
 
@@ -81,9 +103,10 @@ boot() {
 	local kernel=$1 policy=$2 folder=$CACHE/kernels/$1 results=$out/$1-$2
 	cat >"$job/vm/environment" <<-END
 		SOURCE=$source
-		export TEST_PATIENCE=5
+		export TEST_PATIENCE=2
 		$([[ $policy == auto ]] || echo "export PROBE_POLICY=$policy")
 	END
+	plan_of "$kernel" >"$job/vm/plan"
 	rm -f "$work/job.ext4"
 	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$job" "$work/job.ext4" \
 		"$(($(du -sm "$job" | cut -f1) * 5 / 4 + 32))M" >/dev/null
@@ -91,6 +114,7 @@ boot() {
 	truncate -s 256M "$work/results"
 	rm -rf "$results"
 	mkdir -p "$results"
+	cp "$job/vm/plan" "$results/"
 	timeout "$MACHINE_SECONDS" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -cpu max -m 2048 \
 		-nographic -no-reboot -nodefaults -serial "file:$results/console" \
 		-kernel "$folder/vmlinuz" -initrd "$folder/initrd" \
@@ -116,4 +140,7 @@ for kernel in $KERNELS; do
 	for policy in $POLICIES; do boot "$kernel" "$policy"; done
 done
 
-exec python3 "$here/table.py" "$out" "$here/verifier.tsv" "$job/vm/plan" "$KERNELS" "$POLICIES"
+python3 "$here/table.py" ${UPDATE:+--update} "$out" "$here/verifier.tsv" "$work/plan" "$KERNELS" \
+	"$POLICIES"
+exit
+}

@@ -27,6 +27,7 @@
 
 #include "abi/bash.h"
 #include "lib/count.bpf.h"
+#include "lib/task_storage.bpf.h"
 #include "progs/bash/context.bpf.h"
 #include "progs/bash/record.bpf.h"
 
@@ -39,25 +40,15 @@ const volatile __u32 flavours = FLAVOUR_BASH;
 enum { ZLE_READ = 1 };
 
 /* Tasks that have called readline() or parse_command(); goes with the task. */
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct shell);
-} shells SEC(".maps");
+TASK_STORAGE(shells, struct shell);
 
-/* Where a part is put together. Goes with the task. */
+/* Where a part is put together. */
 struct part_room {
 	struct line_part part;
 	char text[PART_MAX + 8];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct part_room);
-} parts SEC(".maps");
+TASK_ROOM(parts, struct part_room);
 
 /*
  * Files named bash, bash5, bash-static and the like, and so for the others; user space
@@ -89,8 +80,7 @@ static __always_inline __u32 flavour_of_task(struct task_struct *task)
 
 static __always_inline struct shell *shell_of(struct task_struct *task)
 {
-	struct shell *shell =
-		bpf_task_storage_get(&shells, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct shell fresh = {}, *shell = task_storage(&shells, task, &fresh);
 
 	if (!shell)
 		count(COUNTER_SHELLS_REFUSED, 1);
@@ -115,6 +105,9 @@ static __always_inline bool emit_part(struct line *line, struct part_room *room,
 
 	/* One more for the NUL that the helper writes. */
 	size = bpf_probe_read_user_str(room->text, PART_MAX + 1, line->text + line->offset);
+	/* What old kernels, such as 5.10, return for the NUL alone. */
+	if (size == 0)
+		size = 1;
 	if (size < 0)
 		count(COUNTER_LINES_UNREADABLE, 1);
 	/* What was read of a line before a page that cannot be read is its beginning. */
@@ -146,8 +139,7 @@ static __always_inline bool emit_part(struct line *line, struct part_room *room,
 static __always_inline void emit_line(struct task_struct *task, const char *text, __u32 flavour,
 				      __u32 flags)
 {
-	struct part_room *room =
-		bpf_task_storage_get(&parts, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct part_room *room = task_room(&parts, task);
 	struct line line = {
 		.text = text,
 		.time_ns = bpf_ktime_get_ns(),
@@ -195,27 +187,40 @@ static __always_inline void handle_line(struct task_struct *task, struct shell *
 
 static __always_inline void handle_readline_end(const char *text)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct shell *shell = bpf_task_storage_get(&shells, task, NULL, 0);
+	struct task_struct *task = current_task();
+	struct shell *shell = task_storage(&shells, task, NULL);
 
 	if (shell)
 		handle_line(task, shell, text);
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
+static __always_inline void handle_exec(struct linux_binprm *binary)
 {
 	__u32 flavour = flavour_of(BPF_CORE_READ(binary, file));
 
 	if (flavour)
 		emit(RECORD_EXEC, flavour, COUNTER_STARTS_LOST);
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *binary)
+{
+	handle_exec(binary);
+	return 0;
+}
+
+/* The same, where tp_btf is not to be used. */
+SEC("raw_tp/sched_process_exec")
+int BPF_PROG(exec_untyped, struct task_struct *task, int old_pid, struct linux_binprm *binary)
+{
+	handle_exec(binary);
 	return 0;
 }
 
 SEC("uprobe")
 int readline_entry(struct pt_regs *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 	struct shell *shell;
 
 	if (!flavour_of_task(task))
@@ -248,12 +253,12 @@ int readline_return(struct pt_regs *ctx)
 SEC("uprobe")
 int zle_entry(struct pt_regs *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 	__u64 stack = PT_REGS_SP(ctx);
 	struct shell *shell;
 
 	if ((__u32)PT_REGS_PARM1(ctx) != ZLE_READ) {
-		shell = bpf_task_storage_get(&shells, task, NULL, 0);
+		shell = task_storage(&shells, task, NULL);
 		if (shell && shell->above < stack)
 			shell->above = stack;
 		return 0;
@@ -269,8 +274,8 @@ int zle_entry(struct pt_regs *ctx)
 SEC("uprobe")
 int zle_ret(struct pt_regs *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct shell *shell = bpf_task_storage_get(&shells, task, NULL, 0);
+	struct task_struct *task = current_task();
+	struct shell *shell = task_storage(&shells, task, NULL);
 
 	if (shell && PT_REGS_SP(ctx) > shell->above)
 		handle_line(task, shell, (const char *)PT_REGS_RC(ctx));
@@ -285,7 +290,7 @@ int zle_ret(struct pt_regs *ctx)
 SEC("uprobe")
 int parse_entry(struct pt_regs *ctx)
 {
-	struct shell *shell = shell_of(bpf_get_current_task_btf());
+	struct shell *shell = shell_of(current_task());
 	__u64 stack = PT_REGS_SP(ctx);
 
 	if (!shell || (shell->is_parsing && stack < shell->stack))
@@ -306,7 +311,7 @@ static __always_inline void handle_parse_end(struct shell *shell)
 SEC("uprobe")
 int parse_ret(struct pt_regs *ctx)
 {
-	struct shell *shell = bpf_task_storage_get(&shells, bpf_get_current_task_btf(), NULL, 0);
+	struct shell *shell = task_storage(&shells, current_task(), NULL);
 
 	if (shell && shell->is_parsing && shell->stack == PT_REGS_SP(ctx))
 		handle_parse_end(shell);
@@ -317,7 +322,7 @@ int parse_ret(struct pt_regs *ctx)
 SEC("uretprobe")
 int parse_return(struct pt_regs *ctx)
 {
-	struct shell *shell = bpf_task_storage_get(&shells, bpf_get_current_task_btf(), NULL, 0);
+	struct shell *shell = task_storage(&shells, current_task(), NULL);
 
 	if (shell && shell->is_parsing && shell->stack <= PT_REGS_SP(ctx))
 		handle_parse_end(shell);

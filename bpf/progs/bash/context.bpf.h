@@ -12,12 +12,13 @@
 
 #include "abi/bash.h"
 #include "lib/count.bpf.h"
+#include "lib/task_storage.bpf.h"
 #include "progs/bash/record.bpf.h"
 
 /* Set by the loader: what is told with each line, as a set of `context_part`. */
 const volatile __u32 context_parts = 0;
 
-/* Where a context is put together: as a path, it has no room on the stack. Goes with the task. */
+/* Where a context is put together: as a path, it has no room on the stack. */
 struct context_room {
 	struct context context;
 	/* A name may begin at the last byte. */
@@ -29,12 +30,7 @@ struct context_room {
 	struct vfsmount *root_mount;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct context_room);
-} contexts SEC(".maps");
+TASK_ROOM(contexts, struct context_room);
 
 enum { WAY_LEADS_ON = 0, WAY_ENDS = 1, WAY_IS_LOST = 2 };
 
@@ -44,8 +40,8 @@ enum { WAY_LEADS_ON = 0, WAY_ENDS = 1, WAY_IS_LOST = 2 };
  */
 __noinline int step_up(void)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct context_room *room = bpf_task_storage_get(&contexts, task, NULL, 0);
+	struct task_struct *task = current_task();
+	struct context_room *room = task_room(&contexts, task);
 	struct dentry *at, *parent;
 	struct vfsmount *on;
 	__u32 size;
@@ -100,9 +96,8 @@ static __always_inline void read_cwd(struct context_room *room, struct task_stru
 /* Where the line comes from that is told next. A function by itself as well. */
 __noinline int emit_context(__u32 flavour)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct context_room *room =
-		bpf_task_storage_get(&contexts, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct task_struct *task = current_task();
+	struct context_room *room = task_room(&contexts, task);
 	struct context *context;
 	__u32 size;
 

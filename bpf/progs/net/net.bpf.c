@@ -68,6 +68,19 @@ int BPF_PROG(state_again, struct sock *sk, int oldstate, int newstate)
 	return handle_state(sk, oldstate, newstate);
 }
 
+/* Both once more, where tp_btf is not to be used. */
+SEC("fentry/inet_sk_state_store")
+int BPF_PROG(state_store, struct sock *sk, int newstate)
+{
+	return handle_state(sk, sk->__sk_common.skc_state, newstate);
+}
+
+SEC("fentry/inet_sk_state_store")
+int BPF_PROG(state_store_again, struct sock *sk, int newstate)
+{
+	return handle_state(sk, sk->__sk_common.skc_state, newstate);
+}
+
 SEC("cgroup/sock_release")
 int sock_release(struct bpf_sock *sk)
 {

@@ -7,6 +7,7 @@
 #define NET_UDP_BPF_H
 
 #include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -103,6 +104,11 @@ static __always_inline __u32 read_ipv6(struct __sk_buff *skb, enum direction way
 	return next == IPPROTO_UDP ? offset : 0;
 }
 
+static __always_inline bool is_bound(struct sock *sk)
+{
+	return BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks) & SOCK_BINDPORT_LOCK;
+}
+
 /*
  * Who opened the conversation is a fact of the socket. Without a bind() it calls;
  * with one it serves if a packet came in first. A socket that is older than the
@@ -115,7 +121,7 @@ static __always_inline struct udp_sock_info *info_of_sock(struct bpf_sock *sk, e
 
 	if (info && info->role != ROLE_UNKNOWN)
 		return info;
-	older.is_bound = !!(BPF_CORE_READ(kernel_sock(sk), sk_userlocks) & SOCK_BINDPORT_LOCK);
+	older.is_bound = is_bound(kernel_sock(sk));
 	if (info) {
 		info->is_bound = older.is_bound;
 		info->role = older.is_bound && way == INGRESS ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
@@ -276,7 +282,7 @@ static __always_inline void handle_held_udp(struct sock *sk, struct task_struct 
 	if (!info)
 		return;
 	if (!info->holder.is_known && info->role == ROLE_UNKNOWN) {
-		info->is_bound = !!(BPF_CORE_READ(sk, sk_userlocks) & SOCK_BINDPORT_LOCK);
+		info->is_bound = is_bound(sk);
 		info->role = info->is_bound ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
 	}
 	info->netns = fresh.netns;

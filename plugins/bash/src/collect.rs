@@ -78,7 +78,9 @@ impl Collector {
     ) -> Result<Self> {
         let join_lines = config.join_lines
             && [COMMAND_BEGINS, COMMAND_ENDS].iter().all(|probe| loaded.is_attached(probe));
-        let files = Files::new(config.flavours.clone(), loaded.map("shells")?, join_lines);
+        // Of early kernels it is not one that another process can be given an entry in.
+        let shells = loaded.map("shells").ok();
+        let files = Files::new(config.flavours.clone(), shells, join_lines);
         let mut collector = Self {
             host,
             config,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
-use bpf::bash::{OBJECT, abi};
+use bpf::bash::{EARLY_OBJECT, OBJECT, abi};
 use plugin_api::{Host, Metric, Plugin, PluginError, ProbeVerdict};
 use plugin_support::loader::{self, Facts, Global};
 use plugin_support::log;
@@ -150,14 +150,17 @@ impl Plugin for Bash {
 
 impl Bash {
     fn run(&self) -> Result<Running> {
-        let facts = Facts::of_this_host()?.under(&self.config.policy);
         let flavours = self.config.flavour_bits().to_ne_bytes();
         let context_parts = self.config.context_bits().to_ne_bytes();
         let globals = [
             Global { name: "flavours", value: &flavours },
             Global { name: "context_parts", value: &context_parts },
         ];
-        let mut loaded = loader::load(facts, OBJECT, &globals, PROBES)?;
+        let load = |object| {
+            let facts = Facts::of_this_host()?.under(&self.config.policy);
+            loader::load(facts, object, &globals, PROBES)
+        };
+        let mut loaded = load(OBJECT).or_else(|error| load(EARLY_OBJECT).map_err(|_| error))?;
         let kernel_counts = loaded.counters("counters")?;
         let verdicts = loaded.verdicts().to_vec();
         let meter = loaded.meter()?;

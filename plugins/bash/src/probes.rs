@@ -25,10 +25,10 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe {
         name: "start of a shell",
         need: Need::Optional("a shell as soon as it starts: it is found within ten seconds"),
-        ways: &[Way {
-            program: "sched_process_exec",
-            hook: Hook::Tracepoint("sched_process_exec"),
-        }],
+        ways: &[
+            Way { program: "sched_process_exec", hook: Hook::Tracepoint("sched_process_exec") },
+            Way { program: "exec_untyped", hook: Hook::UntypedTracepoint("sched_process_exec") },
+        ],
     },
     Probe {
         name: "line is asked for",

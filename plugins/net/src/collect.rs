@@ -28,10 +28,12 @@ use crate::domains::Domains;
 use crate::nat::Nat;
 use crate::netflow::aggregate::{Aggregate, Flush};
 use crate::netflow::point;
+use crate::netflow::totals::Totals;
 
 /// Records that fit into the ring of reports.
-const REPORTS_IN_FULL_RING: usize = abi::TCP_REPORTS_BYTES as usize
-    / (size_of::<abi::tcp_delta>() + abi::RING_HEADER_BYTES as usize);
+const fn reports_in_full_ring(record: usize) -> usize {
+    abi::TCP_REPORTS_BYTES as usize / (record + abi::RING_HEADER_BYTES as usize)
+}
 
 /// Walks for one report at most: enough for a million busy connections. What is left is reported
 /// the next time.
@@ -55,10 +57,13 @@ pub(crate) struct Collector {
     interval: Duration,
     scans: u32,
     scan_number: Number,
-    scan_sockets: Iterator,
+    /// `None` where the kernel cannot look at the sockets of others.
+    scan_sockets: Option<Iterator>,
     closed: Ring,
     walk_tcp: Iterator,
     reports: Ring,
+    /// Where records of TCP connections are totals.
+    totals: Option<Totals>,
     /// `None` where UDP cannot be counted; the verdicts say why.
     udp: Option<Udp>,
     nat: Nat,
@@ -80,6 +85,7 @@ impl Collector {
     /// Learns what is open already. Probes must be attached.
     pub(crate) fn new(
         loaded: &mut Loaded,
+        is_early: bool,
         config: &Config,
         host: Host,
         counts: Arc<Counts>,
@@ -91,19 +97,24 @@ impl Collector {
                 None
             }
         };
-        loaded
-            .iterator("scan_listeners", None)?
-            .run_silent()
-            .context("scan for listening sockets")?;
+        if !is_early {
+            let mut listeners = loaded.iterator("scan_listeners", None)?;
+            listeners.run_silent().context("scan for listening sockets")?;
+        }
         let mut collector = Self {
             host,
             interval: config.interval,
             scans: 0,
             scan_number: loaded.number("scan_number")?,
-            scan_sockets: loaded.iterator("scan_sockets", None)?,
+            scan_sockets: if is_early {
+                None
+            } else {
+                Some(loaded.iterator("scan_sockets", None)?)
+            },
             closed: loaded.ring("tcp_closed")?,
             walk_tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,
             reports: loaded.ring("tcp_reports")?,
+            totals: is_early.then(Totals::default),
             udp,
             nat: Nat::default(),
             aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
@@ -177,12 +188,18 @@ impl Collector {
     fn scan(&mut self) -> Result<()> {
         self.scans = self.scans.wrapping_add(1);
         self.scan_number.set(self.scans)?;
-        Ok(self.scan_sockets.run_silent()?)
+        if let Some(totals) = &mut self.totals {
+            totals.begin_scan(self.scans);
+        }
+        if let Some(scan_sockets) = &mut self.scan_sockets {
+            scan_sockets.run_silent()?;
+        }
+        Ok(())
     }
 
     fn drain_closed(&mut self) {
-        let Self { closed, nat, aggregate, counts, .. } = self;
-        closed.drain(|record| observe(nat, aggregate, counts, decode::tcp(record)));
+        let Self { closed, totals, nat, aggregate, counts, .. } = self;
+        closed.drain(|record| observe_tcp(totals.as_mut(), nat, aggregate, counts, record));
     }
 
     fn drain_dns(&mut self) {
@@ -194,15 +211,19 @@ impl Collector {
 
     /// A ring that a walk has filled means that there is more to report.
     fn read_tcp(&mut self) -> io::Result<()> {
-        let Self { walk_tcp, reports, nat, aggregate, counts, .. } = self;
+        let Self { walk_tcp, reports, totals, nat, aggregate, counts, .. } = self;
+        let full = reports_in_full_ring(match totals {
+            Some(_) => size_of::<abi::tcp_total>(),
+            None => size_of::<abi::tcp_delta>(),
+        });
         for _ in 0..MOST_WALKS {
             walk_tcp.run_silent()?;
             let mut read = 0;
             reports.drain(|record| {
                 read += 1;
-                observe(nat, aggregate, counts, decode::tcp(record));
+                observe_tcp(totals.as_mut(), nat, aggregate, counts, record);
             });
-            if read < REPORTS_IN_FULL_RING {
+            if read < full {
                 break;
             }
         }
@@ -243,6 +264,34 @@ impl Collector {
             self.counts.failed_passes.fetch_add(1, Ordering::Relaxed);
             log::warn!(error:% = format!("{error:#}"); "could not {attempt}, next interval tries again");
         }
+    }
+}
+
+fn observe_tcp(
+    totals: Option<&mut Totals>,
+    nat: &Nat,
+    aggregate: &mut Aggregate,
+    counts: &Counts,
+    record: &[u8],
+) {
+    let Some(totals) = totals else {
+        return observe(nat, aggregate, counts, decode::tcp(record));
+    };
+    let decoded = decode::tcp_total(record).map(|(cookie, mut delta)| {
+        let has_room = totals.subtract(cookie, &mut delta);
+        (delta, has_room)
+    });
+    match decoded {
+        Ok((delta, true)) if delta.is_nothing() => {}
+        Ok((delta, false)) => {
+            // Once, and not with each of its reports.
+            if delta.tcp.is_some_and(|tcp| tcp.closed) {
+                counts.flows_refused.fetch_add(1, Ordering::Relaxed);
+                let bytes = (delta.sent + delta.received).unsigned_abs();
+                counts.flow_bytes_refused.fetch_add(bytes, Ordering::Relaxed);
+            }
+        }
+        decoded => observe(nat, aggregate, counts, decoded.map(|(delta, _)| delta)),
     }
 }
 

@@ -29,6 +29,14 @@ pub(crate) struct Delta {
     pub(crate) tcp: Option<Tcp>,
 }
 
+impl Delta {
+    /// Whether there is nothing in it to report.
+    pub(crate) fn is_nothing(&self) -> bool {
+        let has_event = self.tcp.as_ref().is_some_and(|tcp| tcp.opened || tcp.closed);
+        self.sent == 0 && self.received == 0 && !has_event
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Endpoint {
     pub(crate) ip: IpAddr,
@@ -86,6 +94,10 @@ impl Display for DecodeError {
 
 /// A `tcp_delta`.
 pub(crate) fn tcp(bytes: &[u8]) -> Result<Delta, DecodeError> {
+    tcp_delta(read("tcp_delta", bytes)?)
+}
+
+fn tcp_delta(raw: abi::tcp_delta) -> Result<Delta, DecodeError> {
     let abi::tcp_delta {
         tuple,
         owner: abi::owner { pid, comm },
@@ -99,7 +111,7 @@ pub(crate) fn tcp(bytes: &[u8]) -> Result<Delta, DecodeError> {
         rtt_us,
         rtt_var_us,
         padding: _,
-    } = read("tcp_delta", bytes)?;
+    } = raw;
     let (local, remote) = endpoints(&tuple, family);
     Ok(Delta {
         local,
@@ -117,6 +129,12 @@ pub(crate) fn tcp(bytes: &[u8]) -> Result<Delta, DecodeError> {
             rtt: (rtt_us != 0).then_some(Rtt { mean_us: rtt_us, deviation_us: rtt_var_us }),
         }),
     })
+}
+
+/// A `tcp_total`: everything that the connection of this cookie has done.
+pub(crate) fn tcp_total(bytes: &[u8]) -> Result<(u64, Delta), DecodeError> {
+    let abi::tcp_total { delta, cookie } = read("tcp_total", bytes)?;
+    Ok((cookie, tcp_delta(delta)?))
 }
 
 /// A `udp_delta`, and the key to remove its conversation with when it was idle.

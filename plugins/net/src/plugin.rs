@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Error, Result};
-use bpf::net::{OBJECT, abi};
+use bpf::net::{EARLY_OBJECT, OBJECT, abi};
 use plugin_api::{Host, Metric, Plugin, PluginError, ProbeVerdict};
 use plugin_support::loader::{self, Facts, Global, Loaded};
 use plugin_support::log;
 use plugin_support::map::Counters;
+use plugin_support::probe::Probe;
 use plugin_support::uprobe;
 use plugin_support::worker::Worker;
 
@@ -18,7 +19,7 @@ use crate::domains::Domains;
 use crate::httpflow::collect as httpflow;
 use crate::httpflow::tls::collect as tls;
 use crate::httpflow::tls::explain::explain;
-use crate::probes::{PACKETS, PROBES, SOCKET_RELEASE, START, TLS_PROBES};
+use crate::probes::{EARLY_HTTP, EARLY_PROBES, PACKETS, PROBES, SOCKET_RELEASE, START, TLS_PROBES};
 
 /// Maps that are of no use without httpflow or httpflow-tls, and how small they can be.
 const WITHOUT_HTTP: &[(&str, u32)] = &[
@@ -174,14 +175,31 @@ impl Plugin for Net {
 
 impl Net {
     fn run(&self) -> Result<Running> {
-        let mut loaded = self.load()?;
+        let (mut loaded, is_early) = match self.load() {
+            Ok(loaded) => (loaded, false),
+            Err(error) => (self.load_early().map_err(|early| refused(error, &early))?, true),
+        };
         let kernel_counts = loaded.counters("counters")?;
-        let collector =
-            Collector::new(&mut loaded, &self.config, self.host.clone(), Arc::clone(&self.counts))?;
+        let (host, counts) = (self.host.clone(), Arc::clone(&self.counts));
+        let collector = Collector::new(&mut loaded, is_early, &self.config, host, counts)?;
         let domains = collector.domains();
         let worker =
             Worker::spawn(Self::NAME, self.host.clone(), move |waiter| collector.run(waiter))
                 .context("start the collecting thread")?;
+        if is_early {
+            ::log::warn!(
+                "this kernel is too old for all of ebpf-net: netflow and dnsflow of connections \
+                 that begin from now on; see docs/kernels.md"
+            );
+            let loaded = Arc::new(Mutex::new(loaded));
+            return Ok(Running {
+                worker,
+                http_worker: None,
+                tls_worker: None,
+                kernel_counts,
+                loaded,
+            });
+        }
         let http_worker = self.follow_http(&mut loaded, Arc::clone(&domains))?;
         let loaded = Arc::new(Mutex::new(loaded));
         let tls_worker = self.follow_tls(&loaded, domains)?;
@@ -227,10 +245,7 @@ impl Net {
             .map(Some)
     }
 
-    /// A program must know whether another one is attached, which is only known afterwards.
     fn load(&self) -> Result<Loaded> {
-        let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
-        let dns_ports = self.config.dns_ports.map(u16::to_ne_bytes);
         let http_enabled = [u8::from(self.config.httpflow)];
         let tls_places = [u8::from(uprobe::has_cookies())];
         let (mut sizes, mut probes) = (Vec::new(), PROBES.to_vec());
@@ -242,15 +257,38 @@ impl Net {
         } else {
             sizes.extend_from_slice(WITHOUT_TLS);
         }
+        let http = Global { name: "http_enabled", value: &http_enabled };
+        let places = Global { name: "tls_places", value: &tls_places };
+        self.load_object(OBJECT, &[http, places], &sizes, &probes)
+    }
+
+    /// What runs on kernels before 5.12.
+    fn load_early(&self) -> Result<Loaded> {
+        let mut probes = EARLY_PROBES.to_vec();
+        if self.config.httpflow || self.config.httpflow_tls {
+            probes.push(EARLY_HTTP);
+        }
+        self.load_object(EARLY_OBJECT, &[], &[], &probes)
+    }
+
+    /// A program must know whether another one is attached, which is only known afterwards.
+    fn load_object(
+        &self,
+        object: &[u8],
+        globals: &[Global<'_>],
+        sizes: &[(&'static str, u32)],
+        probes: &[Probe],
+    ) -> Result<Loaded> {
+        let ephemeral_port = self.config.ephemeral_port.to_ne_bytes();
+        let dns_ports = self.config.dns_ports.map(u16::to_ne_bytes);
         let load = |facts, release_is_seen: bool| {
-            let globals = [
-                Global { name: "release_is_seen", value: &[u8::from(release_is_seen)] },
+            let release = [u8::from(release_is_seen)];
+            let common = [
+                Global { name: "release_is_seen", value: &release },
                 Global { name: "ephemeral_port", value: &ephemeral_port },
                 Global { name: "dns_ports", value: dns_ports.as_flattened() },
-                Global { name: "http_enabled", value: &http_enabled },
-                Global { name: "tls_places", value: &tls_places },
             ];
-            loader::load_sized(facts, OBJECT, &globals, &sizes, &probes)
+            loader::load_sized(facts, object, &[&common, globals].concat(), sizes, probes)
         };
         let facts = || Ok::<_, Error>(Facts::of_this_host()?.under(&self.config.policy));
         let first = facts()?;
@@ -262,4 +300,10 @@ impl Net {
         }
         Ok(loaded)
     }
+}
+
+/// Neither the object of today's kernels nor that of early ones can be had.
+fn refused(error: Error, early: &Error) -> Error {
+    ::log::debug!(error:% = format!("{early:#}"); "what early kernels run cannot be had either");
+    error
 }

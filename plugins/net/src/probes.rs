@@ -14,15 +14,18 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe {
         name: "TCP state change",
         need: Need::Required,
-        ways: &[Way {
-            program: "inet_sock_set_state",
-            hook: Hook::Tracepoint("inet_sock_set_state"),
-        }],
+        ways: &[
+            Way { program: "inet_sock_set_state", hook: Hook::Tracepoint("inet_sock_set_state") },
+            Way { program: "state_store", hook: Hook::Entry("inet_sk_state_store") },
+        ],
     },
     Probe {
         name: "TCP state change, again",
         need: Need::Optional("state changes in the middle of another one on the same CPU"),
-        ways: &[Way { program: "state_again", hook: Hook::Tracepoint("inet_sock_set_state") }],
+        ways: &[
+            Way { program: "state_again", hook: Hook::Tracepoint("inet_sock_set_state") },
+            Way { program: "state_store_again", hook: Hook::Entry("inet_sk_state_store") },
+        ],
     },
     Probe {
         name: SOCKET_RELEASE,
@@ -70,6 +73,59 @@ pub(crate) const PROBES: &[Probe] = &[
         ways: &[Way { program: "walk_http", hook: Hook::Iterator("bpf_sk_storage_map") }],
     },
 ];
+
+/// What is attached where the former cannot be loaded: kernels before 5.12.
+pub(crate) const EARLY_PROBES: &[Probe] = &[
+    Probe {
+        name: "TCP state change",
+        need: Need::Required,
+        ways: &[Way { program: "socket_events", hook: Hook::SocketEvents }],
+    },
+    Probe {
+        name: "accept",
+        need: Need::Optional("the process behind incoming connections before they close"),
+        ways: &[Way { program: "accepted", hook: Hook::Return("inet_csk_accept") }],
+    },
+    Probe {
+        name: SOCKET_RELEASE,
+        need: Need::Optional("the process behind connections that were reset early"),
+        ways: &[Way { program: "sock_release", hook: Hook::Socket("sock_release") }],
+    },
+    Probe {
+        name: "socket creation",
+        need: UDP,
+        ways: &[Way { program: "sock_create", hook: Hook::Socket("sock_create") }],
+    },
+    Probe {
+        name: PACKETS[0],
+        need: EARLY_PACKETS,
+        ways: &[Way { program: "ingress", hook: Hook::SocketIngress }],
+    },
+    Probe {
+        name: PACKETS[1],
+        need: EARLY_PACKETS,
+        ways: &[Way { program: "egress", hook: Hook::SocketEgress }],
+    },
+    Probe {
+        name: "TCP counters",
+        need: Need::Required,
+        ways: &[Way { program: "report_tcp", hook: Hook::Iterator("bpf_sk_storage_map") }],
+    },
+    Probe {
+        name: "UDP counters",
+        need: UDP,
+        ways: &[Way { program: "report_udp_flows", hook: Hook::Iterator("bpf_map_elem") }],
+    },
+];
+
+const EARLY_PACKETS: Need = Need::Optional("UDP flows, dnsflow and domains of addresses");
+
+/// What there is no way to there.
+pub(crate) const EARLY_HTTP: Probe = Probe {
+    name: "HTTP in packets",
+    need: Need::Optional("httpflow and httpflow-tls, which need Linux 5.12"),
+    ways: &[],
+};
 
 pub(crate) const TLS_READ: &str = "tls_read";
 pub(crate) const TLS_READ_EX: &str = "tls_read_ex";

@@ -5,8 +5,8 @@ use std::fs::File;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FEntry, Iter,
-    Program, SocketFilter, UProbe,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, FEntry, FExit,
+    Iter, Program, RawTracePoint, SockOps, SocketFilter, UProbe,
 };
 use aya::{Btf, Ebpf};
 use plugin_api::{ProbeStatus, ProbeVerdict};
@@ -45,8 +45,14 @@ pub struct Way {
 pub enum Hook {
     /// A tracepoint, with typed arguments (`tp_btf`).
     Tracepoint(&'static str),
+    /// A tracepoint, with arguments as they come (`raw_tp`).
+    UntypedTracepoint(&'static str),
     /// The entry of a function of the kernel, with typed arguments (`fentry`).
     Entry(&'static str),
+    /// The return of a function of the kernel, with typed arguments (`fexit`).
+    Return(&'static str),
+    /// Events of TCP sockets, of all cgroups.
+    SocketEvents,
     /// Packets that arrive at sockets, of all cgroups.
     SocketIngress,
     /// Packets that sockets send, of all cgroups.
@@ -66,7 +72,10 @@ impl Hook {
     fn describe(self) -> String {
         match self {
             Self::Tracepoint(name) => format!("tp_btf/{name}"),
+            Self::UntypedTracepoint(name) => format!("raw_tp/{name}"),
             Self::Entry(name) => format!("fentry/{name}"),
+            Self::Return(name) => format!("fexit/{name}"),
+            Self::SocketEvents => "sockops".into(),
             Self::SocketIngress => "cgroup_skb/ingress".into(),
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
@@ -89,12 +98,15 @@ type Prohibition = (&'static str, fn(Hook) -> bool);
 /// All of them.
 const PROHIBITIONS: [Prohibition; 5] = [
     ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
-    ("no-fentry", |hook| matches!(hook, Hook::Entry(_))),
+    ("no-fentry", |hook| matches!(hook, Hook::Entry(_) | Hook::Return(_))),
     // No plugin of this repository has a way that is one.
     ("no-kprobe", |_| false),
     ("no-uprobe", |hook| matches!(hook, Hook::Uprobe(_))),
     ("no-cgroup", |hook| {
-        matches!(hook, Hook::SocketIngress | Hook::SocketEgress | Hook::Socket(_))
+        matches!(
+            hook,
+            Hook::SocketIngress | Hook::SocketEgress | Hook::Socket(_) | Hook::SocketEvents
+        )
     }),
 ];
 
@@ -133,7 +145,11 @@ impl Probe {
         for way in self.ways {
             match way.attach(ebpf, site) {
                 Ok(()) => return self.verdict(way, ProbeStatus::Attached, String::new()),
-                Err(error) => refusals.push(format!("{}: {error:#}", way.hook.describe())),
+                Err(error) => {
+                    let (hook, error) = (way.hook.describe(), format!("{error:#}"));
+                    log::debug!(hook, error; "a way to attach is refused");
+                    refusals.push(format!("{hook}: {}", brief(&error)));
+                }
             }
         }
         let refusals = refusals.join("; ");
@@ -141,7 +157,9 @@ impl Probe {
         match self.need {
             Need::Required => self.refused(last, ProbeStatus::Failed, refusals),
             Need::Optional(feature) => {
-                self.refused(last, ProbeStatus::Missing, format!("without {feature}: {refusals}"))
+                let separator = if refusals.is_empty() { "" } else { ": " };
+                let detail = format!("without {feature}{separator}{refusals}");
+                self.refused(last, ProbeStatus::Missing, detail)
             }
         }
     }
@@ -169,10 +187,25 @@ impl Way {
                 program.load(name, site.btf).context("load")?;
                 program.attach().context("attach")?;
             }
+            Hook::UntypedTracepoint(name) => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                program.load().context("load")?;
+                program.attach(name).context("attach")?;
+            }
             Hook::Entry(name) => {
                 let program: &mut FEntry = program.try_into()?;
                 program.load(name, site.btf).context("load")?;
                 program.attach().context("attach")?;
+            }
+            Hook::Return(name) => {
+                let program: &mut FExit = program.try_into()?;
+                program.load(name, site.btf).context("load")?;
+                program.attach().context("attach")?;
+            }
+            Hook::SocketEvents => {
+                let program: &mut SockOps = program.try_into()?;
+                program.load().context("load")?;
+                program.attach(site.cgroup()?, CgroupAttachMode::Single).context("attach")?;
             }
             Hook::SocketIngress => attach_skb(program, site, CgroupSkbAttachType::Ingress)?,
             Hook::SocketEgress => attach_skb(program, site, CgroupSkbAttachType::Egress)?,
@@ -198,6 +231,18 @@ impl Way {
     }
 }
 
+/// A verifier's log has thousands of lines, of which the last ones say why.
+fn brief(error: &str) -> String {
+    const LAST: usize = 8;
+    let lines: Vec<_> = error.lines().collect();
+    match lines.as_slice() {
+        [first, rest @ ..] if rest.len() > LAST => {
+            format!("{first} ... {}", rest[rest.len() - LAST..].join("; "))
+        }
+        _ => error.to_owned(),
+    }
+}
+
 fn attach_skb(program: &mut Program, site: &Site<'_>, way: CgroupSkbAttachType) -> Result<()> {
     let program: &mut CgroupSkb = program.try_into()?;
     program.load().context("load")?;
@@ -213,10 +258,19 @@ impl Site<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hook, Policy};
+    use super::{Hook, Policy, brief};
 
     fn policy(words: &[&str]) -> anyhow::Result<Policy> {
         Policy::parse(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn of_a_long_error_the_beginning_and_the_end_are_told() {
+        let long: Vec<_> = (0..1000).map(|line| format!("line {line}")).collect();
+        let told = brief(&long.join("\n"));
+        assert!(told.starts_with("line 0 ... line 992; "), "{told}");
+        assert!(told.ends_with("; line 999"), "{told}");
+        assert_eq!(brief("load: no\nmemory"), "load: no\nmemory");
     }
 
     #[test]

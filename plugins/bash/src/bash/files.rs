@@ -40,7 +40,7 @@ pub(crate) struct Files {
     uprobes: Uprobes,
     known: HashMap<FileId, Known>,
     waiting: Vec<Waiting>,
-    shells: Map<i32, abi::shell>,
+    shells: Option<Map<i32, abi::shell>>,
     join_lines: bool,
     refused: u64,
 }
@@ -86,10 +86,10 @@ struct Waiting {
 }
 
 impl Files {
-    /// `shells` is the map of that name.
+    /// `shells` is the map of that name, if entries can be made in it.
     pub(crate) fn new(
         flavours: Vec<Flavour>,
-        shells: Map<i32, abi::shell>,
+        shells: Option<Map<i32, abi::shell>>,
         join_lines: bool,
     ) -> Self {
         Self {
@@ -236,10 +236,12 @@ impl Files {
     /// The call of `readline()` that process `pid` may be in began unseen: its return counts.
     fn may_be_reading(&self, pid: u32) {
         let reading = abi::shell { is_reading: 1, ..abi::shell::default() };
-        let Some(pid) = Pid::from_raw(pid.cast_signed()) else { return };
+        let (Some(pid), Some(shells)) = (Pid::from_raw(pid.cast_signed()), &self.shells) else {
+            return;
+        };
         let added = pidfd_open(pid, PidfdFlags::empty())
             .map_err(Into::into)
-            .and_then(|process| self.shells.add(&process.as_raw_fd(), &reading));
+            .and_then(|process| shells.add(&process.as_raw_fd(), &reading));
         if let Err(error) = added {
             log::debug!(pid = pid.as_raw_pid(), error:%; "its first line may be missed");
         }

@@ -3,3 +3,4 @@
 pub(crate) mod aggregate;
 pub(crate) mod filter;
 pub(crate) mod point;
+pub(crate) mod totals;

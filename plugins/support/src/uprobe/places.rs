@@ -63,20 +63,14 @@ impl Function {
     pub(super) fn ends(&self) -> Option<Vec<Place>> {
         let mut ends = Vec::new();
         for (index, instruction) in self.instructions.iter().enumerate() {
+            let leaves = || instruction.near_branch_target() >= self.length;
             match instruction.flow_control() {
                 FlowControl::Return => ends.push(self.end_before(index)?),
-                FlowControl::UnconditionalBranch => {
-                    if instruction.near_branch_target() >= self.length {
-                        return None;
-                    }
-                }
-                FlowControl::ConditionalBranch => {
-                    let leaves = instruction.near_branch_target() >= self.length;
-                    if leaves && !self.is_check_of_canary(index) {
-                        return None;
-                    }
-                }
                 FlowControl::IndirectBranch => return None,
+                FlowControl::UnconditionalBranch if leaves() => return None,
+                FlowControl::ConditionalBranch if leaves() && !self.is_check_of_canary(index) => {
+                    return None;
+                }
                 _ => {}
             }
         }
