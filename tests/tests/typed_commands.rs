@@ -37,7 +37,8 @@ fn a_point_has_the_documented_form() {
     let ns = |time: std::time::SystemTime| {
         time.duration_since(std::time::UNIX_EPOCH).expect("it is later").as_nanos() as i64
     };
-    assert!((ns(before)..=ns(after)).contains(&point.time), "{point:?}");
+    let (before, after) = (ns(before), ns(after));
+    assert!((before..=after).contains(&point.time), "{before} {after} {point:?}");
     let time = process::run(
         Command::new("date")
             .args(["--iso-8601=seconds", &format!("--date=@{}", point.time / 1_000_000_000)]),

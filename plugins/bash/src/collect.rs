@@ -1,6 +1,6 @@
 //! The plugin's thread: records out of the kernel, points to the host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use chrono::{Local, TimeZone as _};
 use plugin_api::{Category, Host, Points, ProbeVerdict};
-use plugin_support::clock::unix_time_of;
+use plugin_support::clock::Offset;
 use plugin_support::loader::Loaded;
 use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
@@ -27,6 +27,11 @@ use crate::probes::{COMMAND_BEGINS, COMMAND_ENDS};
 /// Points in one batch to the host, and bytes of commands.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Commands that are read while others are reported, and looks at the ring before anything else gets
+/// its turn; then the ring has to wait.
+const MOST_DONE: usize = 8 * 1024;
+const MOST_LOOKS: usize = 64;
 
 /// What the thread tells whoever asks the plugin.
 #[derive(Debug, Default)]
@@ -139,20 +144,39 @@ impl Collector {
         Ok(())
     }
 
-    /// A start is acted upon before anything else: a first line may be typed any moment.
+    /// Empties the ring, and reports what is complete by it. Reporting takes longer than reading, and
+    /// the ring must not be full meanwhile, so it is looked at again and again.
     fn drain(&mut self) {
-        let (mut started, mut done) = (Vec::new(), Vec::new());
+        let mut done = VecDeque::new();
+        let mut looks = 0;
+        loop {
+            if done.len() < MOST_DONE && looks < MOST_LOOKS {
+                self.read(&mut done);
+                looks += 1;
+            }
+            if done.is_empty() {
+                break;
+            }
+            let some: Vec<_> = done.drain(..done.len().min(BATCH)).collect();
+            self.report(&some);
+        }
+    }
+
+    /// A start is acted upon before anything else: a first line may be typed any moment.
+    fn read(&mut self, done: &mut VecDeque<Command>) {
+        let (mut started, mut complete) = (Vec::new(), Vec::new());
         let Self { events, commands, told, .. } = self;
         events.drain(|record| match decode(record) {
             Ok(Event::Started(moment)) => started.push(moment),
             Ok(Event::Context(moment, context)) => commands.observe_context(moment.pid, context),
-            Ok(Event::Line(moment, part)) => commands.observe(moment, &part, &mut done),
-            Ok(Event::CommandEnded(moment)) => commands.end(moment, &mut done),
+            Ok(Event::Line(moment, part)) => commands.observe(moment, &part, &mut complete),
+            Ok(Event::CommandEnded(moment)) => commands.end(moment, &mut complete),
             Err(error) => {
                 told.undecodable.fetch_add(1, Ordering::Relaxed);
                 log::debug!(error:%; "undecodable record");
             }
         });
+        done.extend(complete);
         told.lines_refused.fetch_add(commands.take_refused(), Ordering::Relaxed);
         told.contexts_refused.fetch_add(commands.take_contexts_refused(), Ordering::Relaxed);
         if !started.is_empty() {
@@ -161,7 +185,6 @@ impl Collector {
             }
             self.tell();
         }
-        self.report(&done);
     }
 
     fn started(&mut self, Moment { pid, uid, time_ns }: Moment) {
@@ -178,6 +201,7 @@ impl Collector {
     /// Looks a process up once: its commands here were all entered a moment ago.
     fn report(&mut self, done: &[Command]) {
         let wants_container = self.config.wants(Field::ContainerId);
+        let clock = Offset::now();
         let mut known: HashMap<(u32, u32), (String, Option<String>)> = HashMap::new();
         for command in done {
             if command.text.is_empty() && !self.config.empty_lines {
@@ -188,7 +212,7 @@ impl Collector {
                 let container = wants_container.then(|| self.containers.id(pid)).flatten();
                 (self.users.name(pid, uid), container)
             });
-            let time = Local.timestamp_nanos(unix_time_of(time_ns));
+            let time = Local.timestamp_nanos(clock.unix_time_of(time_ns));
             let origin = Origin { user, container: container.as_deref(), time };
             point::bash(&mut self.points, &self.config, command, &origin);
             self.bytes += command.text.len();
@@ -215,10 +239,16 @@ impl Collector {
         if let Err(error) = self.files.sweep(&mut self.loaded) {
             log::warn!(error:% = format!("{error:#}"); "could not look for files in use, will try again");
         }
-        self.users.retain(user::is_there);
-        self.containers.retain(user::is_there);
+        // What processes that are gone did last is in the ring by now, and read before they are
+        // forgotten.
+        let Self { users, containers, commands, .. } = &*self;
+        let known = users.pids().chain(containers.pids()).chain(commands.pids());
+        let gone: HashSet<u32> = known.filter(|pid| !user::is_there(*pid)).collect();
+        self.drain();
+        self.users.retain(|pid| !gone.contains(&pid));
+        self.containers.retain(|pid| !gone.contains(&pid));
         let mut done = Vec::new();
-        self.commands.end_where(|pid| !user::is_there(pid), &mut done);
+        self.commands.end_where(|pid| gone.contains(&pid), &mut done);
         self.report(&done);
         self.tell();
     }

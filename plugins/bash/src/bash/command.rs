@@ -115,6 +115,11 @@ impl Commands {
         self.close(moment.pid, done);
     }
 
+    /// Processes of which a line or a context waits for more.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.open.keys().chain(self.contexts.keys()).copied()
+    }
+
     /// Whatever processes that are gone did not complete is all that there will be.
     pub(crate) fn end_where(&mut self, is_gone: impl Fn(u32) -> bool, done: &mut Vec<Command>) {
         let gone: Vec<u32> = self.open.keys().copied().filter(|pid| is_gone(*pid)).collect();

@@ -57,6 +57,11 @@ impl Users {
         has_room
     }
 
+    /// Processes that are remembered.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.remembered.keys().copied()
+    }
+
     /// Forgets processes that are gone.
     pub(crate) fn retain(&mut self, is_there: impl Fn(u32) -> bool) {
         self.remembered.retain(|pid, _| is_there(*pid));
