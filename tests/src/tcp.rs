@@ -4,7 +4,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
 
 use crate::flows::{Flows, Side, Tcp};
 use crate::hosts::{Family, Hosts, Netns};

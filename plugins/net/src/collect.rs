@@ -106,9 +106,10 @@ impl Collector {
             interval: config.interval,
             scans: 0,
             scan_number: loaded.number("scan_number")?,
-            scan_sockets: match is_early {
-                true => None,
-                false => Some(loaded.iterator("scan_sockets", None)?),
+            scan_sockets: if is_early {
+                None
+            } else {
+                Some(loaded.iterator("scan_sockets", None)?)
             },
             closed: loaded.ring("tcp_closed")?,
             walk_tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,

@@ -92,8 +92,10 @@ pub struct Policy {
     forbidden: Vec<String>,
 }
 
-/// The words that forbid, and what each does.
-const PROHIBITIONS: [(&str, fn(Hook) -> bool); 5] = [
+/// A word that forbids, and which hooks.
+type Prohibition = (&'static str, fn(Hook) -> bool);
+
+const PROHIBITIONS: [Prohibition; 5] = [
     ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
     ("no-fentry", |hook| matches!(hook, Hook::Entry(_) | Hook::Return(_))),
     // No plugin of this repository has a way that is one.
@@ -121,7 +123,7 @@ impl Policy {
 
     /// The word that forbids a hook.
     fn against(&self, hook: Hook) -> Option<&'static str> {
-        let forbids = |(word, covers): &(&'static str, fn(Hook) -> bool)| {
+        let forbids = |(word, covers): &Prohibition| {
             (self.forbidden.iter().any(|said| said == word) && covers(hook)).then_some(*word)
         };
         PROHIBITIONS.iter().find_map(forbids)
