@@ -19,9 +19,9 @@ endif
 
 # Debian's names of what each command needs.
 BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
-TEST_PACKAGES := curl dnsmasq-base iproute2 libcap2-bin ncat nftables nginx-light openssl procps \
-	python3 redis-server redis-tools socat bind9-dnsutils wrk
-BENCH_PACKAGES := bpftool
+TEST_PACKAGES := bind9-dnsutils bsdutils curl dnsmasq-base golang-go iproute2 libcap2-bin ncat \
+	nftables nginx-light nodejs openssh-client openssh-server openssl procps python3 \
+	python3-aiohttp python3-grpcio redis-server redis-tools socat tmux wget wrk zsh
 VM_PACKAGES := qemu-system-x86 debootstrap busybox-static cpio e2fsprogs kmod python3 xz-utils zstd
 CHECK_PACKAGES := clang-format
 
@@ -37,8 +37,8 @@ POLICIES ?= auto no-tp-btf
 TESTS ?=
 UPDATE ?=
 
-.PHONY: run test fuzz check build package bench vm-test clean root-externals need-build need-test \
-	need-bench need-vm need-check
+.PHONY: run test fuzz check build package bench soak vm-test clean root-externals need-build \
+	need-test need-vm need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
 ## builds a plugin here and runs it as root trusts it.
@@ -73,10 +73,19 @@ fuzz: need-build
 		--config profile.release.package.plugin-proto.overflow-checks=true \
 		-- --ignored --nocapture --test-threads=1
 
-## bench: what it costs, with and without in turn; ROUNDS=5
-bench: build need-test need-bench root-externals
-	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) \
-		$(CARGO) run --release --locked --quiet -p system-tests --bin bench -- $(ROUNDS)
+# $(call run-as-root,PROGRAM,SETTINGS): a program of the system tests, against what was just built.
+run-as-root = $(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) $(2) \
+	$(CARGO) run --release --locked --quiet -p system-tests --bin $(1)
+
+## bench: what it costs, with and without in turn; ROUNDS=5, ONLY=nginx for one load alone. It
+## writes the figures of docs/performance.md, unless ONLY is given
+bench: build need-test root-externals
+	$(call run-as-root,bench,ROUNDS=$(ROUNDS) ONLY=$(ONLY))
+
+## soak: many processes, connections, namespaces and containers for MINUTES=30, after which nothing
+## may have grown
+soak: build need-test root-externals
+	$(call run-as-root,soak,MINUTES=$(MINUTES))
 
 ## vm-test: the system tests on other kernels, emulated; KERNELS="6.1 6.12" POLICIES=auto TESTS=dnsflow
 vm-test: build need-vm root-externals
@@ -138,9 +147,6 @@ need-build:
 
 need-test:
 	$(call need,$(TEST_PACKAGES))
-
-need-bench:
-	$(call need,$(BENCH_PACKAGES))
 
 need-vm:
 	$(call need,$(VM_PACKAGES))

@@ -51,11 +51,13 @@ enum counter {
 	COUNTER_HTTP_CONNS_REFUSED = 8,
 	/* Pieces of TLS sessions that found their ring full, or could not be told. */
 	COUNTER_TLS_PIECES_LOST = 9,
-	COUNTER_COUNT = 10,
+	/* Starts of programs that found their ring full. */
+	COUNTER_TLS_STARTS_LOST = 10,
+	COUNTER_COUNT = 11,
 };
 
 enum ring_size {
-	TCP_REPORTS_BYTES = 4 * 1024 * 1024,
+	TCP_REPORTS_BYTES = 2 * 1024 * 1024,
 	/* What the kernel puts before each record of a ring. */
 	RING_HEADER_BYTES = 8,
 };

@@ -12,6 +12,7 @@ enum tls_size {
 	TLS_LARGE_BYTES = 16384,
 	TLS_PIECES_BYTES = 16 * 1024 * 1024,
 	TLS_STREAMS = 16384,
+	TLS_STARTS_BYTES = 64 * 1024,
 };
 
 /* What a piece is. */
@@ -52,5 +53,12 @@ struct tls_piece {
 	__u32 padding2;
 };
 _Static_assert(sizeof(struct tls_piece) == 120, "tls_piece is wire format");
+
+/* A program has started. */
+struct tls_start {
+	__u32 pid;
+	__u32 padding;
+};
+_Static_assert(sizeof(struct tls_start) == 8, "tls_start is wire format");
 
 #endif

@@ -39,6 +39,22 @@ static __always_inline void *task_storage(void *map, struct task_struct *task, c
 	return bpf_map_lookup_elem(map, &key);
 }
 
+/* Room for what has none on the stack. Programs of probes are not preempted there. */
+#define TASK_ROOM(name, kind)                                                                      \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                           \
+		__uint(max_entries, 1);                                                            \
+		__type(key, __u32);                                                                \
+		__type(value, kind);                                                               \
+	} name SEC(".maps")
+
+static __always_inline void *task_room(void *map, struct task_struct *task)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(map, &zero);
+}
+
 /* LRU: the coldest task is forgotten. */
 #define TASK_STORAGE(name, kind)                                                                   \
 	struct {                                                                                   \
@@ -68,6 +84,14 @@ static __always_inline void *task_storage(void *map, struct task_struct *task, v
 		__type(key, int);                                                                  \
 		__type(value, kind);                                                               \
 	} name SEC(".maps")
+
+/* Room for what has none on the stack. A program may be preempted by one of another task. */
+#define TASK_ROOM(name, kind) TASK_STORAGE(name, kind)
+
+static __always_inline void *task_room(void *map, struct task_struct *task)
+{
+	return bpf_task_storage_get(map, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
 
 #endif
 

@@ -89,12 +89,42 @@ struct qstr {
 };
 
 struct dentry {
+	struct dentry *d_parent;
 	struct qstr d_name;
 };
 
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+
 struct path {
+	struct vfsmount *mnt;
 	struct dentry *dentry;
 };
+
+struct fs_struct {
+	struct path root;
+	struct path pwd;
+};
+
+struct tty_struct {
+	char name[64];
+};
+
+struct signal_struct {
+	struct tty_struct *tty;
+};
+
+/* With CONFIG_AUDIT only, as the field of a task. */
+typedef struct {
+	__u32 val;
+} kuid_t;
 
 struct file {
 	void *private_data;
@@ -118,9 +148,15 @@ struct task_struct {
 	int tgid;
 	__u64 start_time;
 	struct task_struct *group_leader;
+	__u64 start_boottime;
+	__u64 self_exec_id;
+	struct task_struct *real_parent;
 	char comm[16];
 	struct nsproxy *nsproxy;
 	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct signal_struct *signal;
+	kuid_t loginuid;
 };
 
 struct seq_file {

@@ -78,7 +78,10 @@ fn command(
     let purpose = match command.as_str() {
         "run" => Purpose::Run,
         "doctor" => Purpose::Examine,
-        _ => return other_command(&options, command, words, default_plugin_dir),
+        word if is_ours(&options, word) => {
+            return other_command(&options, command, words, default_plugin_dir);
+        }
+        _ => return question(command, words, default_plugin_dir),
     };
     let flags = flags::read(&options, words, "")?;
     if flags.help {
@@ -93,6 +96,28 @@ fn command(
         Purpose::Run => Command::Run(config),
         Purpose::Examine => Command::Doctor(config),
     })
+}
+
+/// Whether a first word is a command of the host's own, or a flag.
+fn is_ours(options: &Options, word: &str) -> bool {
+    word.starts_with('-') || word == "help" || app(options).find_subcommand(word).is_some()
+}
+
+/// What a plugin may answer. It may have flags of its own; those that say where plugins are, are ours.
+fn question(command: &str, words: &[String], default_plugin_dir: &Path) -> Result<Command> {
+    let (mut asked, mut folder) = (vec![command.to_owned()], default_plugin_dir.to_owned());
+    let (mut trusts_any, mut rest) = (false, words.iter());
+    while let Some(word) = rest.next() {
+        match word.strip_prefix("--").map(|flag| flag.split_once('=').unwrap_or((flag, ""))) {
+            Some((TRUST_ANY, "")) => trusts_any = true,
+            Some(("plugin-dir", "")) => {
+                folder = rest.next().context("--plugin-dir needs a folder")?.into();
+            }
+            Some(("plugin-dir", path)) => folder = path.into(),
+            _ => asked.push(word.clone()),
+        }
+    }
+    Ok(Command::Plugin(PluginCommand::Ask { words: asked, folder, trusts_any }))
 }
 
 /// Everything but `run`.
@@ -203,6 +228,9 @@ fn app(options: &Options) -> clap::Command {
         .subcommand(clap::Command::new("version").about("Print the version"))
         .subcommand(clap::Command::new("completion").about("Print a completion script").arg(shell))
         .subcommand(plugin)
+        .after_help(
+            "Plugins may have commands of their own: `datakit-ebpf plugin inspect FILE` shows them.",
+        )
 }
 
 /// A flag of `run` as help and completion show it.
@@ -328,9 +356,21 @@ mod tests {
 
     #[test]
     fn an_unknown_command_fails_with_one_sentence() {
-        let sentence = failure(&["collect"]);
+        let sentence = failure(&["--collect"]);
         assert!(sentence.contains("collect") && !sentence.contains('\n'), "{sentence}");
         failure(&["--interval", "90s"]);
+    }
+
+    #[test]
+    fn what_is_no_command_is_a_question_to_a_plugin() {
+        let words = [NAME, "some", "explain", "--plugin-dir", "/p", "7", "--trust-any-plugin"];
+        let Command::Plugin(PluginCommand::Ask { words, folder, trusts_any }) = parse_words(words)
+        else {
+            panic!("no question")
+        };
+        assert_eq!(words, ["some", "explain", "7"]);
+        assert_eq!((folder.as_path(), trusts_any), (Path::new("/p"), true));
+        assert!(failure(&["some", "--plugin-dir"]).contains("needs a folder"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::sabi_trait::TD_Opaque;
-use abi_stable::std_types::{RResult, RStr, RVec};
+use abi_stable::std_types::{RResult, RSlice, RStr, RString, RVec};
 
 use crate::API_VERSION;
 use crate::error::PluginError;
@@ -52,6 +52,7 @@ pub fn module_of<P: Plugin>() -> Module_Ref {
         name: RStr::from_str(P::NAME),
         version: RStr::from_str(P::VERSION),
         new: new_plugin::<P>,
+        answer: answer::<P>,
     }
     .leak_into_prefix()
 }
@@ -63,6 +64,13 @@ extern "C" fn new_plugin<P: Plugin>(
     guard("new", || {
         let plugin = P::new(settings.as_str(), host)?;
         Ok(PluginApi_TO::from_value(Guarded(plugin), TD_Opaque))
+    })
+}
+
+extern "C" fn answer<P: Plugin>(words: RSlice<'_, RStr<'_>>) -> RResult<RString, PluginError> {
+    guard("answer", || {
+        let words: Vec<_> = words.iter().map(RStr::as_str).collect();
+        P::answer(&words).map(RString::from)
     })
 }
 

@@ -50,7 +50,7 @@
 //! | version | what came with it |
 //! | --- | --- |
 //! | 1 | points, log lines, probes, metrics |
-//! | 2 | [`Host::expect`], [`Host::offer_map`], [`Host::map`], [`Plugin::CAPABILITIES`] |
+//! | 2 | [`Host::expect`], [`Host::offer_map`], [`Host::map`], [`Plugin::CAPABILITIES`], [`Plugin::COMMANDS`], [`Plugin::answer`] |
 
 mod error;
 mod export;

@@ -21,6 +21,7 @@ pub const fn manifest_of<P: Plugin>(profile: &str, target: &str) -> Manifest {
     let text = text.bytes(b"\nversion=").bytes(P::VERSION.as_bytes());
     let text = text.bytes(b"\nprofile=").bytes(profile.as_bytes());
     let text = text.bytes(b"\ncapabilities=").bytes(P::CAPABILITIES.as_bytes());
+    let text = text.bytes(b"\ncommands=").bytes(P::COMMANDS.as_bytes());
     text.bytes(b"\ntarget=").bytes(target.as_bytes()).bytes(b"\n").buffer
 }
 

@@ -13,7 +13,7 @@
 
 use abi_stable::library::{LibHeader, LibraryError, RootModule};
 use abi_stable::sabi_types::VersionStrings;
-use abi_stable::std_types::{RBox, RResult, RSlice, RStr, RVec};
+use abi_stable::std_types::{RBox, RResult, RSlice, RStr, RString, RVec};
 use abi_stable::{StableAbi, declare_root_module_statics, package_version_strings, sabi_trait};
 
 use crate::error::PluginError;
@@ -37,8 +37,10 @@ pub struct Module {
     /// See [`Plugin::VERSION`](crate::Plugin::VERSION).
     pub version: RStr<'static>,
     /// See [`Plugin::new`](crate::Plugin::new).
-    #[sabi(last_prefix_field)]
     pub new: extern "C" fn(RStr<'_>, Host) -> RResult<PluginBox, PluginError>,
+    /// See [`Plugin::answer`](crate::Plugin::answer).
+    #[sabi(last_prefix_field)]
+    pub answer: extern "C" fn(RSlice<'_, RStr<'_>>) -> RResult<RString, PluginError>,
 }
 
 impl RootModule for Module_Ref {
@@ -112,6 +114,17 @@ impl AnyModule {
         match self {
             Self::V1(module) => module.version().as_str(),
             Self::V2(module) => module.version().as_str(),
+        }
+    }
+
+    /// See [`Plugin::answer`](crate::Plugin::answer).
+    pub fn answer(&self, words: &[&str]) -> Result<String, PluginError> {
+        let words: Vec<_> = words.iter().copied().map(RStr::from).collect();
+        match self {
+            Self::V1(_) => Err(PluginError::new("version 1 of the interface has no commands")),
+            Self::V2(module) => {
+                module.answer()(words.as_slice().into()).into_result().map(RString::into_string)
+            }
         }
     }
 

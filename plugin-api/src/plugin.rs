@@ -21,6 +21,10 @@ pub trait Plugin: Sized + Send + 'static {
     /// `some-flow` is reported then.
     const CAPABILITIES: &'static str = "";
 
+    /// Words that operators may ask it about, separated by blanks: with `tls`, what follows in
+    /// `datakit-ebpf tls ...` goes to [`Plugin::answer`].
+    const COMMANDS: &'static str = "";
+
     /// Reads `settings`, TOML text with two tables: `[collector]`, what the operator set for all
     /// plugins, and `[settings]`, this plugin's own `[plugins.<name>]` from the configuration.
     /// Attaches nothing yet.
@@ -35,6 +39,12 @@ pub trait Plugin: Sized + Send + 'static {
     /// What became of each probe, for `/status`.
     fn probes(&self) -> Vec<ProbeVerdict> {
         Vec::new()
+    }
+
+    /// Answers `datakit-ebpf WORD ...`, where `words` begins with one of [`Plugin::COMMANDS`]. That is a
+    /// process of its own beside the one that collects: [`Plugin::new`] is not called.
+    fn answer(words: &[&str]) -> Result<String, PluginError> {
+        Err(PluginError::new(format_args!("{} does not know of {words:?}", Self::NAME)))
     }
 
     /// The plugin's own numbers, for `/metrics`. Must be quick.

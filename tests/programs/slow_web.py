@@ -1,5 +1,5 @@
-"""A web server that takes its time. In: ADDRESS PORT MILLISECONDS. It waits that long before the first byte of each answer, on
-connections that stay open."""
+"""A web server that takes its time. In: ADDRESS PORT. It waits as many milliseconds as the path says before the first byte of the
+answer, which is how long that really took, in nanoseconds; on connections that stay open."""
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,11 +9,13 @@ class Slow(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        time.sleep(int(sys.argv[3]) / 1000)
+        begin = time.monotonic_ns()
+        time.sleep(int(self.path[1:]) / 1000)
+        took = str(time.monotonic_ns() - begin).encode()
         self.send_response(200)
-        self.send_header("Content-Length", "5")
+        self.send_header("Content-Length", str(len(took)))
         self.end_headers()
-        self.wfile.write(b"slow\n")
+        self.wfile.write(took)
 
     def log_message(self, *_):
         pass

@@ -61,7 +61,10 @@ static MADE: AtomicU8 = AtomicU8::new(0);
 /// A subnet of the caller's own, and the right to make namespaces, as long as the guard is held.
 pub(crate) fn next_subnet() -> (u8, MutexGuard<'static, ()>) {
     let one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    (MADE.fetch_add(1, Ordering::Relaxed) % 250 + 1, one_at_a_time)
+    // Two test programs at the same time do not begin with the same one.
+    let first = (std::process::id() % 250) as u8;
+    let made = MADE.fetch_add(1, Ordering::Relaxed);
+    (first.wrapping_add(made) % 250 + 1, one_at_a_time)
 }
 
 impl Hosts {

@@ -9,6 +9,7 @@
 
 pub mod collector;
 pub mod dns;
+pub mod exchanges;
 pub mod flows;
 pub mod hosts;
 pub mod nginx;
@@ -19,7 +20,11 @@ pub mod receiver;
 pub mod routed;
 pub mod shell;
 pub mod tcp;
+pub mod tls;
+pub mod typed;
 pub mod udp;
+pub mod uring;
+pub mod usage;
 pub mod wait;
 pub mod web;
 pub mod wire;

@@ -1,14 +1,16 @@
 //! An nginx of the test's own: generated configuration in a temporary folder, in a namespace, never the system's service.
-//! In: a namespace. Out: a server on port 80, in both families, of one big file through `sendfile`.
+//! In: a namespace. Out: a server on port 80, in both families, of one big file through `sendfile`; if wanted also through TLS, on
+//! port 443.
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::hosts::Netns;
-use crate::process::Process;
+use crate::process::{Process, run};
 use crate::wait;
 
 /// The length of the file served as `/big`.
@@ -24,12 +26,22 @@ pub struct Nginx {
 impl Nginx {
     /// Starts it and waits until it serves.
     pub fn start(netns: &Netns) -> Self {
+        Self::serve(netns, false)
+    }
+
+    /// The same on port 443 too, through TLS, with a certificate for nobody in particular.
+    pub fn start_with_tls(netns: &Netns) -> Self {
+        Self::serve(netns, true)
+    }
+
+    fn serve(netns: &Netns, with_tls: bool) -> Self {
         let folder = tempfile::Builder::new().prefix("nginx").tempdir().expect("a folder");
         let path = folder.path().to_str().expect("temporary paths are text");
         let big = fs::File::create(folder.path().join("big")).expect("a new file");
         big.set_len(BIG).expect("a sparse file takes no room");
         let config = folder.path().join("nginx.conf");
-        fs::write(&config, configuration(path)).expect("a new file");
+        let tls = if with_tls { tls(folder.path()) } else { String::new() };
+        fs::write(&config, configuration(path, &tls)).expect("a new file");
 
         let mut nginx = Command::new("nginx");
         nginx.arg("-p").arg(folder.path()).arg("-c").arg(&config).arg("-e").arg("error.log");
@@ -72,7 +84,22 @@ pub fn fetch_big(from: &Netns, address: SocketAddr) -> Fetched {
     Fetched { pid, read: body + headers, written: request }
 }
 
-fn configuration(folder: &str) -> String {
+/// The lines of a server with TLS, whose certificate is made for it.
+fn tls(folder: &Path) -> String {
+    let mut openssl = Command::new("openssl");
+    openssl.current_dir(folder).args(["req", "-x509", "-newkey", "rsa:2048", "-nodes"]);
+    openssl.args(["-days", "2", "-subj", "/CN=test", "-keyout", "key.pem", "-out", "cert.pem"]);
+    run(&mut openssl);
+    let folder = folder.display();
+    format!(
+        "    listen 443 ssl;
+    ssl_certificate {folder}/cert.pem;
+    ssl_certificate_key {folder}/key.pem;
+"
+    )
+}
+
+fn configuration(folder: &str, tls: &str) -> String {
     format!(
         "user root;
 daemon off;
@@ -92,7 +119,7 @@ http {{
   server {{
     listen 80;
     listen [::]:80;
-    root {folder};
+{tls}    root {folder};
   }}
 }}
 "

@@ -105,9 +105,9 @@ impl Default for PluginFolder {
     }
 }
 
-/// The target folder that this test binary was built into: `target/debug/deps/<test>`.
+/// The target folder that this binary was built into: `target/debug/deps/<test>`, or `target/debug/<program>`.
 pub fn target_folder() -> PathBuf {
-    let binary = std::env::current_exe().expect("a test has a binary");
-    let target = binary.ancestors().nth(3).expect("cargo nests its binaries");
-    target.to_owned()
+    let binary = std::env::current_exe().expect("a process has a binary");
+    let mut above = binary.ancestors().skip(1).filter(|folder| !folder.ends_with("deps"));
+    above.nth(1).expect("cargo nests its binaries").to_owned()
 }

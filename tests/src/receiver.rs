@@ -68,8 +68,11 @@ struct Poison {
     first: Option<Bytes>,
 }
 
+type Watch = Box<dyn FnMut(&[Point]) + Send>;
+
 struct Record {
     answer: Answer,
+    watch: Option<Watch>,
     to_last_errors: Option<Answer>,
     poison: Option<Poison>,
     refuses_gzip: bool,
@@ -95,10 +98,19 @@ impl Receiver {
         receiver
     }
 
+    /// The same, which shows the points of each upload to `watch` and keeps nothing: for very many of them.
+    pub fn watched(watch: impl FnMut(&[Point]) + Send + 'static) -> Self {
+        let receiver = Self::closed();
+        receiver.record().watch = Some(Box::new(watch));
+        receiver.open();
+        receiver
+    }
+
     /// A receiver that has a port and does not listen yet.
     pub fn closed() -> Self {
         let record = Record {
             answer: Answer::Take,
+            watch: None,
             to_last_errors: None,
             poison: None,
             refuses_gzip: false,
@@ -293,6 +305,12 @@ fn note(record: &mut Record, head: &axum::http::request::Parts, body: &Bytes) ->
     }
     if record.refuses_gzip && head.headers.contains_key("content-encoding") {
         answer = Answer::Refuse(415);
+    }
+    if let Some(watch) = &mut record.watch {
+        if answer == Answer::Take {
+            watch(&points);
+        }
+        return answer;
     }
     let headers = head.headers.iter().map(|(name, value)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())

@@ -80,8 +80,36 @@ impl Shell {
         self.terminal.wait().expect("a child can be waited for");
     }
 
+    /// Types all lines without a wait for the prompts between them.
+    #[track_caller]
+    pub fn type_ahead(&mut self, lines: &[String]) {
+        let keys = lines.join("\n") + "\n";
+        assert_eq!(self.send_for(&keys, lines.len()), "ready", "after {} lines", lines.len());
+    }
+
+    /// The shell's own pid, where it is not what was started here; costs a command, which is returned too.
+    #[track_caller]
+    pub fn ask_pid(&mut self, folder: &Path) -> (u32, String) {
+        let file = folder.join(format!("pid-{}", self.pid));
+        let command = format!("echo $$ >{}", file.display());
+        self.enter(&command);
+        let pid = fs::read_to_string(file).expect("the shell may write there");
+        (pid.trim().parse().expect("pids are numbers"), command)
+    }
+
+    /// Presses Ctrl-D, which ends it.
+    #[track_caller]
+    pub fn end_of_input(mut self) {
+        assert_eq!(self.send("\x04"), "ended");
+        self.terminal.wait().expect("a child can be waited for");
+    }
+
     fn send(&mut self, keys: &str) -> String {
-        writeln!(self.keyboard, "{}", json!(keys)).expect("the terminal is there");
+        self.send_for(keys, 1)
+    }
+
+    fn send_for(&mut self, keys: &str, prompts: usize) -> String {
+        writeln!(self.keyboard, "{}", json!([keys, prompts])).expect("the terminal is there");
         self.answer()
     }
 

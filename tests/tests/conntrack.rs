@@ -367,20 +367,20 @@ fn exchange(pair: &Pair) {
     receive(&pair.client, response.len());
 }
 
-#[test]
-fn requests_show_the_real_end_too() {
-    let hosts = Routed::new();
-    let service = Service::new(&hosts, Family::V4);
-    service.dnat(&hosts.node, "prerouting");
+/// Two exchanges over a connection to the service, which is there before the collector or comes after it.
+#[track_caller]
+fn requests_show_the_real_end(service: &Service<'_>, is_older: bool) {
+    let older = is_older.then(|| service.connect());
     let receiver = Receiver::start();
     let collector =
         Collector::setup(&receiver).enabled(BOTH).args(["--l7net-enabled", "httpflow"]).start();
-    let pair = service.connect();
+    let pair = older.unwrap_or_else(|| service.connect());
     wait_for_translations(&collector, 1);
     exchange(&pair);
     exchange(&pair);
     drop(pair);
-    let requests = || towards(&receiver.measurement("httpflow"), &hosts.client, service.address);
+    let client = &service.hosts.client;
+    let requests = || towards(&receiver.measurement("httpflow"), client, service.address);
     wait::until_true(
         "both exchanges are reported",
         || requests().sum("count") == 2,
@@ -389,4 +389,38 @@ fn requests_show_the_real_end_too() {
     collector.stop();
     assert_translated(&requests(), service.real);
     assert_eq!(requests().sum("count"), 2, "{}", requests());
+}
+
+#[test]
+fn requests_show_the_real_end_too() {
+    for family in [Family::V4, Family::V6] {
+        let hosts = Routed::new();
+        let service = Service::new(&hosts, family);
+        service.dnat(&hosts.node, "prerouting");
+        requests_show_the_real_end(&service, false);
+    }
+}
+
+#[test]
+fn requests_over_older_connections_show_the_real_end_too() {
+    let hosts = Routed::new();
+    let service = Service::new(&hosts, Family::V4);
+    service.dnat(&hosts.node, "prerouting");
+    requests_show_the_real_end(&service, true);
+}
+
+#[test]
+fn requests_that_are_redirected_or_masqueraded_show_the_real_end_too() {
+    let hosts = Routed::new();
+    let service = Service::new(&hosts, Family::V4);
+    service.dnat(&hosts.node, "prerouting");
+    hosts.node.nft(&rules("ip", "postrouting", "oifname eth1 masquerade"));
+    requests_show_the_real_end(&service, false);
+
+    let hosts = Routed::new();
+    let end = SocketAddr::new(hosts.node.ip(Family::V4), 8080);
+    let address = hosts.service(Family::V4, 80);
+    let redirect = Service { hosts: &hosts, address, real: end, listener: hosts.node.listen(end) };
+    hosts.node.nft(&rules("ip", "prerouting", "tcp dport 80 redirect to :8080"));
+    requests_show_the_real_end(&redirect, false);
 }

@@ -6,7 +6,6 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};

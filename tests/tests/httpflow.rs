@@ -1,5 +1,5 @@
-//! httpflow counts what web servers answer. In: real clients and servers in two namespaces. Out: the same requests, status codes
-//! and counts as in the server's log, on both ends.
+//! httpflow pairs what is on the wire, however it is cut into packets. In: requests written by hand, to a real web server. Out: the
+//! same requests, status codes and counts as in the server's log, on both ends. Real clients are in `httpflow_clients`.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -7,89 +7,11 @@ use std::net::TcpStream;
 use std::process::Command;
 
 use system_tests::collector::Collector;
-use system_tests::flows::{Flows, Side};
+use system_tests::exchanges::{ENABLED, LAST, Scene};
+use system_tests::flows::Side;
 use system_tests::hosts::{Family, Hosts};
-use system_tests::program;
 use system_tests::receiver::Receiver;
-use system_tests::web::{Answers, BIG, Web, answers};
-
-const ENABLED: [&str; 2] = ["--l7net-enabled", "httpflow"];
-
-/// Both hosts, a web server on one of them, and a collector that looks for HTTP.
-struct Scene {
-    hosts: Hosts,
-    web: Web,
-    receiver: Receiver,
-    collector: Collector,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let hosts = Hosts::new();
-        let web = Web::start(&hosts.server);
-        let receiver = Receiver::start();
-        let collector = Collector::setup(&receiver).args(ENABLED).start();
-        Self { hosts, web, receiver, collector }
-    }
-
-    fn curl(&self, args: &[&str]) -> String {
-        let mut curl = Command::new("curl");
-        self.hosts.client.run(curl.args(["--silent", "--output", "/dev/null"]).args(args)).1
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.hosts.server_address(Family::V4, 80))
-    }
-
-    /// A connection to write to by hand, without delay.
-    fn connect(&self) -> TcpStream {
-        let address = self.hosts.server_address(Family::V4, 80);
-        let stream = self.hosts.client.enter(|| TcpStream::connect(address));
-        let stream = stream.expect("nginx listens");
-        stream.set_nodelay(true).expect("it is TCP");
-        stream
-    }
-
-    /// Ends the collector; what nginx logged, and the points of both ends.
-    fn end(self) -> Seen {
-        self.hosts.settle();
-        let log = self.web.answers();
-        let worker = self.web.worker();
-        let metrics = self.collector.metrics();
-        self.collector.stop();
-        let points = self.receiver.measurement("httpflow");
-        let client = points.of(&self.hosts.client);
-        let server = points.of(&self.hosts.server);
-        Seen { log, worker, metrics, client, server }
-    }
-}
-
-struct Seen {
-    log: Answers,
-    worker: u32,
-    metrics: String,
-    client: Flows,
-    server: Flows,
-}
-
-impl Seen {
-    /// Both ends have exactly what nginx logged.
-    #[track_caller]
-    fn agree(&self) {
-        assert_eq!(answers(&self.server, Side::Server), self.log, "the server's end");
-        assert_eq!(answers(&self.client, Side::Client), self.log, "the client's end");
-        assert!(self.metrics.contains("http_lost_total{plugin=\"ebpf-net\"} 0"), "none is lost");
-    }
-
-    #[track_caller]
-    fn logged(&self, method: &str, path: &str, status: i64, count: i64) {
-        let key = (method.to_owned(), path.to_owned(), status);
-        assert_eq!(self.log.get(&key), Some(&count), "{key:?} in {:?}", self.log);
-    }
-}
-
-/// The last request of a connection.
-const LAST: &[u8] = b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+use system_tests::web::{Web, answers};
 
 /// Writes these pieces, each in a packet of its own, and reads until the server hangs up.
 fn talk(mut stream: TcpStream, pieces: &[&[u8]]) -> String {
@@ -99,35 +21,6 @@ fn talk(mut stream: TcpStream, pieces: &[&[u8]]) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the server answers in text");
     answer
-}
-
-#[test]
-fn requests_of_curl_are_counted_as_nginx_logged_them() {
-    let scene = Scene::new();
-    let urls = ["/hello", "/hello?page=2", "/none", "/cached", "/error", "/nowhere"];
-    let urls = urls.map(|path| scene.url(path));
-    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    // On one connection, and on one each.
-    scene.curl(&urls);
-    for url in &urls {
-        scene.curl(&[url]);
-    }
-    scene.curl(&["--head", urls[0]]);
-    scene.curl(&["--http1.0", urls[0]]);
-    scene.curl(&["--data", "a=1", urls[0]]);
-    scene.curl(&["--request", "DELETE", urls[5]]);
-    let v6 = format!("http://{}/hello", scene.hosts.server_address(Family::V6, 80));
-    scene.curl(&[&v6]);
-
-    let seen = scene.end();
-    seen.agree();
-    seen.logged("GET", "/hello", 200, 6);
-    seen.logged("HEAD", "/hello", 200, 1);
-    seen.logged("GET", "/cached", 304, 2);
-    let worker = seen.worker.to_string();
-    assert_eq!(seen.server.values("pid"), [worker.as_str()].into(), "the one that answered");
-    assert_eq!(seen.client.values("process_name"), ["curl"].into());
-    assert_eq!(seen.client.values("dst_port"), ["80"].into());
 }
 
 #[test]
@@ -185,44 +78,6 @@ fn a_point_has_the_tags_and_fields_of_the_manual() {
 }
 
 #[test]
-fn bytes_of_requests_and_responses_are_those_that_curl_counts() {
-    let scene = Scene::new();
-    let counts = scene.curl(&[
-        "--write-out",
-        "%{size_request} %{size_header} %{size_download}",
-        &scene.url("/big"),
-    ]);
-    let counts: Vec<i64> = counts.split(' ').map(|n| n.parse().expect("a number")).collect();
-    let [request, header, body] = counts[..] else { panic!("{counts:?}") };
-    assert_eq!(body, BIG.cast_signed());
-    let seen = scene.end();
-    seen.agree();
-    for (end, read, written) in
-        [(&seen.client, header + body, request), (&seen.server, request, header + body)]
-    {
-        assert_eq!((end.sum("bytes_read"), end.sum("bytes_written")), (read, written));
-        assert_eq!((end.sum("client_sent"), end.sum("server_sent")), (request, header + body));
-    }
-}
-
-#[test]
-fn uploads_are_one_request_however_they_are_sent() {
-    const UPLOAD: usize = 3_000_000;
-    let scene = Scene::new();
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), vec![b'G'; UPLOAD]).expect("it can be written");
-    let data = format!("@{}", file.path().display());
-    let url = scene.url("/upload");
-    for header in ["Expect: 100-continue", "Expect:", "Transfer-Encoding: chunked"] {
-        scene.curl(&["--header", header, "--data-binary", &data, &url, &scene.url("/hello")]);
-    }
-    let seen = scene.end();
-    seen.agree();
-    seen.logged("POST", "/upload", 204, 3);
-    assert!(seen.server.sum("client_sent") > 3 * UPLOAD as i64, "{}", seen.server);
-}
-
-#[test]
 fn pipelined_requests_are_paired_in_their_order() {
     let scene = Scene::new();
     let mut all = String::new();
@@ -274,43 +129,6 @@ fn a_body_that_looks_like_a_request_is_none() {
     seen.agree();
     seen.logged("POST", "/upload", 204, 2);
     seen.logged("GET", "/none", 204, 3);
-}
-
-#[test]
-fn the_latency_is_the_servers_delay() {
-    const DELAY_MS: i64 = 50;
-    let scene = Scene::new();
-    let address = scene.hosts.server.v4.to_string();
-    let mut python = Command::new("/usr/bin/python3");
-    python.arg(program("slow_web.py")).args([&address, "8090", &DELAY_MS.to_string()]);
-    let _server = scene.hosts.server.spawn(&mut python);
-    scene.hosts.server.wait_for_port("tcp", 8090);
-    let url = format!("http://{address}:8090/slow");
-    let times = scene.curl(&["--write-out", "%{time_pretransfer} %{time_starttransfer}", &url]);
-    let times: Vec<f64> = times.split(' ').map(|n| n.parse().expect("a number")).collect();
-    let seen = scene.end();
-    let client = seen.client.on(Side::Client, 8090).sum("latency");
-    let server = seen.server.on(Side::Server, 8090).sum("latency");
-    let delay = DELAY_MS * 1_000_000;
-    let curls = ((times[1] - times[0]) * 1e9) as i64;
-    assert!(delay <= server && server <= client, "{delay} ns, {server} ns, {client} ns");
-    assert!(client <= curls + 1_000_000, "{client} ns, and curl saw {curls} ns");
-}
-
-#[test]
-fn http2_in_clear_is_followed() {
-    let scene = Scene::new();
-    let address = scene.hosts.server_address(Family::V4, 81);
-    for path in ["/hello", "/none", "/nowhere", "/hello?x=1", "/big"] {
-        scene.curl(&["--http2-prior-knowledge", &format!("http://{address}{path}")]);
-    }
-    let seen = scene.end();
-    seen.agree();
-    seen.logged("GET", "/hello", 200, 2);
-    for point in seen.client.points() {
-        assert_eq!(point.text("http_version"), Some("2.0"));
-    }
-    assert!(seen.client.sum("bytes_read") > BIG.cast_signed(), "{}", seen.client);
 }
 
 #[test]
@@ -392,24 +210,4 @@ fn paths_with_values_in_them_are_merged_beyond_the_budget() {
     let told = answers(&points, Side::Server);
     assert!(told.contains_key(&("GET".to_owned(), "/user/*/show".to_owned(), 404)), "{told:?}");
     assert_eq!(told.values().sum::<i64>(), 50, "{told:?}");
-}
-
-#[test]
-fn none_of_the_requests_of_wrk_at_full_speed_is_lost() {
-    let scene = Scene::new();
-    let mut wrk = Command::new("wrk");
-    wrk.args(["-t", "1", "-c", "16", "-d", "3s", &scene.url("/hello")]);
-    let (_, report) = scene.hosts.client.run(&mut wrk);
-    println!("{report}");
-    let requests = report.lines().find(|line| line.contains("requests in"));
-    let requests = requests.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());
-    let requests = requests.expect("wrk counts its requests");
-    let seen = scene.end();
-    assert_eq!(answers(&seen.server, Side::Server), seen.log);
-    // wrk hangs up on what is on its way when its time is over.
-    let told = answers(&seen.client, Side::Client).into_values().sum();
-    let logged = seen.log.values().sum::<i64>();
-    assert!((requests..=logged).contains(&told), "{requests} <= {told} <= {logged}");
-    assert!(logged >= 20_000, "{logged} requests are no load");
-    assert!(seen.metrics.contains("http_lost_total{plugin=\"ebpf-net\"} 0"), "{}", seen.metrics);
 }

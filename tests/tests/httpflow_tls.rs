@@ -10,25 +10,15 @@ use std::process::Command;
 use system_tests::collector::Collector;
 use system_tests::flows::{Flows, Side};
 use system_tests::hosts::{Family, Hosts, Netns};
-use system_tests::process::{Process, run};
+use system_tests::process::Process;
 use system_tests::receiver::Receiver;
+use system_tests::tls::certificate;
 use system_tests::{program, wait};
 use tempfile::TempDir;
 
 const NET: &str = "ebpf-net";
 const PORT: u16 = 443;
 const ENABLED: [&str; 2] = ["--l7net-enabled", "httpflow,httpflow-tls"];
-
-/// A folder with a key and a certificate for nobody in particular.
-fn certificate() -> TempDir {
-    let folder = tempfile::Builder::new().prefix("tls").tempdir().expect("a folder");
-    let mut openssl = Command::new("openssl");
-    openssl.current_dir(folder.path());
-    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", "/CN=test", "-keyout", "key.pem", "-out", "cert.pem"]);
-    run(&mut openssl);
-    folder
-}
 
 /// An nginx with TLS that logs what it answered.
 struct Server {

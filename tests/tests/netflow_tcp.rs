@@ -3,18 +3,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::thread;
 
-use io_uring::{IoUring, opcode, types};
 use system_tests::collector::Collector;
 use system_tests::flows::{Side, Tcp};
 use system_tests::hosts::{Family, Hosts};
 use system_tests::nginx::{Nginx, fetch_big};
-use system_tests::program;
 use system_tests::receiver::Receiver;
 use system_tests::tcp::{accept, drain};
+use system_tests::{program, uring};
 
 fn once(read: usize, written: usize) -> Tcp {
     Tcp { read: read as i64, written: written as i64, established: 1, closed: 1 }
@@ -87,37 +85,13 @@ fn bytes_sent_and_received_through_io_uring_are_counted() {
     let collector = Collector::start(&receiver);
     let pair = hosts.connect(Family::V4, 9100);
     thread::scope(|scope| {
-        scope.spawn(|| move_by_uring(&pair.client, BYTES, true));
-        scope.spawn(|| move_by_uring(&pair.server, BYTES, false));
+        scope.spawn(|| uring::send(&pair.client, &vec![b'x'; BYTES]));
+        scope.spawn(|| uring::receive(&pair.server, |received| received.len() < BYTES));
     });
     drop(pair);
     hosts.settle();
     collector.stop();
     hosts.assert_tcp(&receiver.netflow(), 9100, once(0, BYTES));
-}
-
-/// Moves that many bytes with `IORING_OP_SEND` or `IORING_OP_RECV` alone.
-fn move_by_uring(stream: &TcpStream, bytes: usize, send: bool) {
-    let mut ring = IoUring::new(2).expect("the kernel has io_uring");
-    let mut buffer = vec![b'x'; bytes];
-    let fd = types::Fd(stream.as_raw_fd());
-    let mut moved = 0;
-    while moved < bytes {
-        let left = (bytes - moved) as u32;
-        let entry = if send {
-            opcode::Send::new(fd, buffer.as_ptr(), left).build()
-        } else {
-            opcode::Recv::new(fd, buffer.as_mut_ptr(), left).build()
-        };
-        #[expect(unsafe_code, reason = "io_uring takes plain pointers")]
-        // SAFETY: `buffer` holds `bytes` bytes and lives until the completion is awaited below.
-        let pushed = unsafe { ring.submission().push(&entry) };
-        pushed.expect("the queue is empty");
-        ring.submit_and_wait(1).expect("the kernel takes it");
-        let result = ring.completion().next().expect("one completion was awaited").result();
-        assert!(result > 0, "io_uring moved {moved} of {bytes} bytes, then: {result}");
-        moved += result as usize;
-    }
 }
 
 #[test]

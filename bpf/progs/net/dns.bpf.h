@@ -30,7 +30,7 @@ const volatile __u16 dns_ports[DNS_PORTS_MOST] = {53};
 /* Copied packets. Full: counted; their exchanges look unanswered, or never asked. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024);
+	__uint(max_entries, 2 * 1024 * 1024);
 } dns_packets SEC(".maps");
 
 /* Whether either is a server's port. What follows the last port, the verifier cuts off. */

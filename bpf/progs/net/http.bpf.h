@@ -30,11 +30,19 @@
 #include "progs/net/http_head.bpf.h"
 #include "progs/net/http_piece.bpf.h"
 
+static __always_inline struct http_conn *http_of(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_sk_storage_get(&http_conns, sk, NULL, 0) : NULL;
+}
+
 /* A request may begin in this packet, and what was before it has ended. */
 static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *conn,
 				     struct http_conn *http, const struct segment *segment,
 				     enum http_token token, enum direction way)
 {
+	struct http_stand *stand = &conn->http;
 	__u32 captured = segment->len;
 
 	if (token >= TOKEN_PREFACE) {
@@ -53,24 +61,29 @@ static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *con
 		http_hand_over(skb, conn, http, way);
 		return;
 	}
-	http->request_bytes = segment->len;
-	http->response_bytes = 0;
 	http->asked_seq = segment->seq;
-	http->asked_at = time_of(skb, way);
-	http->state = HTTP_ASKED;
+	stand->request_bytes = segment->len;
+	stand->response_bytes = 0;
+	stand->connects = http->head[0] == 'C';
+	stand->asked_at = time_of(skb, way);
+	stand->state = HTTP_ASKED;
 }
 
 static __always_inline void http_request_side(struct __sk_buff *skb, struct tcp_conn *conn,
-					      struct http_conn *http, const struct segment *segment,
-					      enum direction way)
+					      const struct segment *segment, enum direction way)
 {
 	enum http_token token = token_at(skb, segment);
+	struct http_stand *stand = &conn->http;
+	struct http_conn *http;
 
-	if (token == TOKEN_NONE || (token == TOKEN_SHORT && http->state != HTTP_IDLE)) {
-		http->request_bytes += segment->len + segment->missed;
+	if (token == TOKEN_NONE || (token == TOKEN_SHORT && stand->state != HTTP_IDLE)) {
+		stand->request_bytes += segment->len + segment->missed;
 		return;
 	}
-	if (http->state == HTTP_ASKED) {
+	http = http_of(skb);
+	if (!http)
+		return;
+	if (stand->state == HTTP_ASKED) {
 		/* Another request, or a body that looks like one. */
 		http_hand_over(skb, conn, http, way);
 		return;
@@ -87,22 +100,21 @@ static __always_inline void learn_holder(struct tcp_conn *conn, struct sock *sk)
 }
 
 static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp_conn *conn,
-					       struct http_conn *http,
 					       const struct segment *segment, enum direction way)
 {
+	struct http_stand *stand = &conn->http;
 	__u8 line[STATUS_LINE_BYTES] = {};
+	struct http_conn *http;
 	__u32 status;
 
-	if (http->state != HTTP_ASKED) {
-		http->response_bytes += segment->len + segment->missed;
+	if (stand->state != HTTP_ASKED) {
+		stand->response_bytes += segment->len + segment->missed;
 		return;
 	}
 	if (segment->len < sizeof(line)) {
-		if (!bpf_skb_load_bytes(skb, segment->offset, line, 1) && line[0] == 'H')
-			http_hand_over(skb, conn, http, way);
-		else
+		if (bpf_skb_load_bytes(skb, segment->offset, line, 1) || line[0] != 'H')
 			goto not_understood;
-		return;
+		goto hand_over;
 	}
 	if (bpf_skb_load_bytes(skb, segment->offset, line, sizeof(line)))
 		goto not_understood;
@@ -114,65 +126,69 @@ static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp
 	if (status >= 100 && status < 200) {
 		/* Another response follows; maybe in the same packet. */
 		if (status == 100 && segment->len == CONTINUE_BYTES) {
-			http->response_bytes += segment->len;
+			stand->response_bytes += segment->len;
 			return;
 		}
-		if (status != 101 || mentions_h2c(skb)) {
-			http_hand_over(skb, conn, http, way);
-			return;
-		}
+		if (status != 101 || mentions_h2c(skb))
+			goto hand_over;
 	}
-	http->latency_ns = time_of(skb, way) - http->asked_at;
-	http->response_bytes += segment->len;
-	http->status = status;
-	http->major = line[5] - '0';
-	http->minor = line[7] - '0';
+	stand->latency_ns = time_of(skb, way) - stand->asked_at;
+	stand->response_bytes += segment->len;
+	stand->status = status;
+	stand->major = line[5] - '0';
+	stand->minor = line[7] - '0';
 	if (way == EGRESS && !conn->holder.is_known && skb->sk)
 		learn_holder(conn, kernel_sock(skb->sk));
-	http->state = HTTP_ANSWERED;
+	stand->state = HTTP_ANSWERED;
 	/* What follows is another protocol: after CONNECT, too. */
-	if (status == 101 ||
-	    (status >= 200 && status < 300 && http->head[0] == 'C' && http->head[1] == 'O')) {
-		http_emit(conn, http);
-		conn->http = HTTP_OTHER;
+	if (status == 101 || (stand->connects && status >= 200 && status < 300)) {
+		http = http_of(skb);
+		if (http)
+			http_emit(conn, http);
+		stand->mode = HTTP_OTHER;
 	}
+	return;
+hand_over:
+	http = http_of(skb);
+	if (http)
+		http_hand_over(skb, conn, http, way);
 	return;
 not_understood:
 	count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
-	http->state = HTTP_IDLE;
+	stand->state = HTTP_IDLE;
 }
 
 /*
  * Leaves of a packet what is new and follows what is known; false if nothing does.
  * Bytes that never come by are given up once the kernel itself has them.
  */
-static __always_inline bool in_order(struct http_conn *http, struct segment *segment,
+static __always_inline bool in_order(struct http_stand *stand, struct segment *segment,
 				     struct __sk_buff *skb, enum direction way)
 {
-	__s32 ahead = segment->seq - http->next[way];
+	__s32 ahead = segment->seq - stand->next[way];
 
-	if (!(http->known & 1 << way)) {
-		http->known |= 1 << way;
+	if (!(stand->known & 1 << way)) {
+		stand->known |= 1 << way;
 	} else if (ahead < 0) {
 		if (ahead + (__s32)segment->len <= 0)
 			return false;
 		segment->offset -= ahead;
 		segment->len += ahead;
-		segment->seq = http->next[way];
+		segment->seq = stand->next[way];
 	} else if (ahead > 0) {
 		if (way == INGRESS && skb->sk) {
 			struct tcp_sock *tp = (struct tcp_sock *)kernel_sock(skb->sk);
 
-			if ((__s32)(BPF_CORE_READ(tp, rcv_nxt) - http->next[way]) <= 0)
+			if ((__s32)(BPF_CORE_READ(tp, rcv_nxt) - stand->next[way]) <= 0)
 				return false;
 		}
 		segment->missed = ahead;
-		if (http->state == HTTP_ASKED) {
+		if (stand->state == HTTP_ASKED) {
 			count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
-			http->state = HTTP_IDLE;
+			stand->state = HTTP_IDLE;
 		}
 	}
-	http->next[way] = segment->seq + segment->len;
+	stand->next[way] = segment->seq + segment->len;
 	return true;
 }
 
@@ -191,10 +207,11 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 
 	token = token_at(skb, &segment);
 	if (token == TOKEN_NONE || (is_older && token >= TOKEN_PREFACE)) {
-		if (is_older && conn->http_looks < HTTP_MOST_LOOKS)
-			conn->http_looks++;
+		if ((is_older && conn->http.looks < HTTP_MOST_LOOKS) ||
+		    (conn->http.looks < HTTP_MOST_GREETINGS && greets(skb, &segment)))
+			conn->http.looks++;
 		else
-			conn->http = HTTP_OTHER;
+			conn->http.mode = HTTP_OTHER;
 		return 0;
 	}
 	sk = skb->sk;
@@ -203,14 +220,14 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	http = bpf_sk_storage_get(&http_conns, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!http) {
 		count(COUNTER_HTTP_CONNS_REFUSED, 1);
-		conn->http = HTTP_OTHER;
+		conn->http.mode = HTTP_OTHER;
 		return 0;
 	}
-	conn->http = HTTP_FOLLOWED;
-	http->state = HTTP_IDLE;
-	http->asks = way;
-	http->known = 1 << way;
-	http->next[way & 1] = segment.seq + segment.len;
+	conn->http.mode = HTTP_FOLLOWED;
+	conn->http.state = HTTP_IDLE;
+	conn->http.asks = way;
+	conn->http.known = 1 << way;
+	conn->http.next[way & 1] = segment.seq + segment.len;
 	http->exchange.cookie = bpf_get_socket_cookie(skb);
 	http->exchange.way = way == EGRESS ? HTTP_OUTGOING : HTTP_INCOMING;
 	http_ask(skb, conn, http, &segment, token, way);
@@ -231,25 +248,27 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 		return;
 	/* Gives nothing for what is not a whole socket. */
 	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	if (!conn || conn->http == HTTP_OTHER || conn->role == ROLE_LISTENER)
+	if (!conn || conn->http.mode == HTTP_OTHER)
 		return;
-	if (conn->http == HTTP_UNDECIDED) {
-		http_decide(skb, conn, way);
-		return;
-	}
-	http = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
-	if (!http)
-		return;
-	if (conn->http == HTTP_HANDED_OVER) {
-		http_ship(skb, conn, http, way);
+	if (conn->http.mode == HTTP_UNDECIDED) {
+		if (conn->role != ROLE_LISTENER)
+			http_decide(skb, conn, way);
 		return;
 	}
-	if (!in_order(http, &segment, skb, way))
+	if (conn->http.mode == HTTP_HANDED_OVER) {
+		if (way == EGRESS)
+			learn_holder(conn, kernel_sock(sk));
+		http = http_of(skb);
+		if (http)
+			http_ship(skb, conn, http, way);
 		return;
-	if (http->asks == way)
-		http_request_side(skb, conn, http, &segment, way);
+	}
+	if (!in_order(&conn->http, &segment, skb, way))
+		return;
+	if (conn->http.asks == way)
+		http_request_side(skb, conn, &segment, way);
 	else
-		http_response_side(skb, conn, http, &segment, way);
+		http_response_side(skb, conn, &segment, way);
 }
 
 /* The connection was closed, so its last exchange has ended. */
@@ -262,12 +281,12 @@ static __always_inline void http_closed(struct sock *sk)
 	if (!http_enabled)
 		return;
 	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	if (!conn || conn->http < HTTP_FOLLOWED)
+	if (!conn || conn->http.mode < HTTP_FOLLOWED)
 		return;
 	http = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
 	if (!http)
 		return;
-	if (conn->http == HTTP_FOLLOWED) {
+	if (conn->http.mode == HTTP_FOLLOWED) {
 		http_emit(conn, http);
 		return;
 	}
@@ -282,16 +301,19 @@ static __always_inline void http_closed(struct sock *sk)
 	piece->seq = 0;
 	piece->len = 0;
 	bpf_ringbuf_submit(piece, wakeup_flags(&http_pieces));
-	conn->http = HTTP_OTHER;
+	conn->http.mode = HTTP_OTHER;
 }
 
 /* An exchange that was answered and has been quiet since the last walk has ended. */
 static __always_inline void http_walk(struct sock *sk, struct http_conn *http)
 {
 	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	__u64 bytes = http->request_bytes + http->response_bytes;
+	__u64 bytes;
 
-	if (conn && http->state == HTTP_ANSWERED && http->walked == bytes)
+	if (!conn)
+		return;
+	bytes = conn->http.request_bytes + conn->http.response_bytes;
+	if (conn->http.state == HTTP_ANSWERED && http->walked == bytes)
 		http_emit(conn, http);
 	http->walked = bytes;
 }

@@ -22,11 +22,13 @@
 
 /* Packets of a connection that is older than the collector to look at for a request. */
 #define HTTP_MOST_LOOKS 255
+/* Packets with which a server may begin a new one before the client's first. */
+#define HTTP_MOST_GREETINGS 4
 
 /* Set by the loader before load: whether httpflow is wanted. */
 const volatile __u8 http_enabled = 0;
 
-/* What `tcp_conn.http` says. */
+/* What `http_stand.mode` says. */
 enum http_mode {
 	HTTP_UNDECIDED = 0,
 	HTTP_OTHER = 1,
@@ -44,28 +46,11 @@ enum http_state {
 	HTTP_ANSWERED = 2,
 };
 
-/*
- * The two directions usually run on two CPUs, so what both touch is in one cache line:
- * the first 56 bytes, as the kernel puts 8 of its own before them.
- */
+/* What only the request side touches, and whoever ends an exchange. */
 struct http_conn {
-	__u64 asked_at;
-	__u64 latency_ns;
-	__u64 request_bytes;
-	__u64 response_bytes;
-	/* Where the next new byte of each direction is, by `enum direction`. */
-	__u32 next[2];
-	__u32 state;
-	__u16 status;
-	__u8 major;
-	__u8 minor;
-	/* The direction that requests have, an `enum direction`. */
-	__u8 asks;
-	/* One bit per direction: `next` is known. */
-	__u8 known;
-	__u8 padding[2];
 	/* The sequence number of the request's first byte. */
 	__u32 asked_seq;
+	__u32 padding;
 	/* Bytes seen when the last walk came by. */
 	__u64 walked;
 	/* The record, and what follows it in the ring. */
@@ -145,20 +130,21 @@ static __always_inline __u64 wakeup_flags(void *ring)
 static __always_inline void http_emit(struct tcp_conn *conn, struct http_conn *http)
 {
 	struct http_exchange *exchange = &http->exchange;
+	struct http_stand *stand = &conn->http;
 	__u32 captured;
 	long failed;
 
-	if (__sync_lock_test_and_set(&http->state, HTTP_IDLE) != HTTP_ANSWERED)
+	if (__sync_lock_test_and_set(&stand->state, HTTP_IDLE) != HTTP_ANSWERED)
 		return;
 	exchange->tuple = conn->tuple;
 	exchange->owner = conn->holder.owner;
 	exchange->family = conn->family;
-	exchange->major = http->major;
-	exchange->minor = http->minor;
-	exchange->latency_ns = http->latency_ns;
-	exchange->request_bytes = http->request_bytes;
-	exchange->response_bytes = http->response_bytes;
-	exchange->status = http->status;
+	exchange->major = stand->major;
+	exchange->minor = stand->minor;
+	exchange->latency_ns = stand->latency_ns;
+	exchange->request_bytes = stand->request_bytes;
+	exchange->response_bytes = stand->response_bytes;
+	exchange->status = stand->status;
 	captured = exchange->captured;
 	if (captured > HTTP_HEAD_BYTES)
 		return;

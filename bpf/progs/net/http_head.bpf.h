@@ -66,6 +66,21 @@ static __always_inline bool may_be_method(__u8 byte)
 	       byte == 'C' || byte == 'T';
 }
 
+/*
+ * Whether these bytes may be what a server of HTTP/2 says before it has heard anything, as those
+ * of gRPC do: a frame about the connection as a whole (SETTINGS, PING, WINDOW_UPDATE).
+ */
+static __always_inline bool greets(struct __sk_buff *skb, const struct segment *segment)
+{
+	__u8 frame[9] = {};
+
+	if (segment->len < sizeof(frame) ||
+	    bpf_skb_load_bytes(skb, segment->offset, frame, sizeof(frame)))
+		return false;
+	return !frame[0] && !frame[1] && (frame[3] == 4 || frame[3] == 6 || frame[3] == 8) &&
+	       frame[4] <= 1 && !frame[5] && !frame[6] && !frame[7] && !frame[8];
+}
+
 static __always_inline enum http_token token_at(struct __sk_buff *skb,
 						const struct segment *segment)
 {

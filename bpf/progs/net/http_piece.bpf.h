@@ -41,7 +41,7 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 		}                                                                                  \
 		describe_piece(&record->piece, conn, http);                                        \
 		record->piece.kind = PIECE_BYTES;                                                  \
-		record->piece.is_request = way == http->asks;                                      \
+		record->piece.is_request = way == conn->http.asks;                                 \
 		record->piece.time_ns = time;                                                      \
 		record->piece.seq = segment.seq + start;                                           \
 		record->piece.len = is_last ? left : part;                                         \
@@ -95,9 +95,9 @@ static __noinline int http_ship_earlier(const struct tcp_conn *conn, const struc
 	describe_piece(&record->piece, conn, http);
 	record->piece.kind = PIECE_EARLIER;
 	record->piece.is_request = 1;
-	record->piece.time_ns = http->asked_at;
+	record->piece.time_ns = conn->http.asked_at;
 	record->piece.seq = http->asked_seq;
-	record->piece.len = http->request_bytes;
+	record->piece.len = conn->http.request_bytes;
 	record->piece.captured = http->exchange.captured;
 	__builtin_memcpy(record->bytes, http->head, sizeof(record->bytes));
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
@@ -108,9 +108,9 @@ static __noinline int http_ship_earlier(const struct tcp_conn *conn, const struc
 static __always_inline void http_hand_over(struct __sk_buff *skb, struct tcp_conn *conn,
 					   struct http_conn *http, enum direction way)
 {
-	__u32 state = __sync_lock_test_and_set(&http->state, HTTP_IDLE);
+	__u32 state = __sync_lock_test_and_set(&conn->http.state, HTTP_IDLE);
 
-	conn->http = HTTP_HANDED_OVER;
+	conn->http.mode = HTTP_HANDED_OVER;
 	if (state == HTTP_ASKED)
 		http_ship_earlier(conn, http);
 	http_ship(skb, conn, http, way);

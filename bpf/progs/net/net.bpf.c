@@ -7,7 +7,8 @@
  *   sock_create         -> the process that made a UDP socket
  *   ingress, egress     -> payload bytes of UDP packets; copies of DNS packets; HTTP in
  *                          TCP packets
- *   tls_...             -> plaintext at TLS libraries, and the sockets that they use
+ *   tls_..., go_...     -> plaintext at TLS libraries, and the sockets that they use
+ *   sched_process_exec  -> a program starts, which may use one
  *
  *   scan_listeners      <- at start: ports that are listened on
  *   scan_sockets        <- before each report: who holds which socket
@@ -25,6 +26,7 @@
 
 #include "abi/net.h"
 #include "progs/net/dns.bpf.h"
+#include "progs/net/go_tls.bpf.h"
 #include "progs/net/http.bpf.h"
 #include "progs/net/listen.bpf.h"
 #include "progs/net/tcp.bpf.h"
@@ -191,32 +193,48 @@ int walk_http(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
+/* For nearly all threads this ends at the first line. */
+static __always_inline void handle_socket(struct sock *sk, bool sends, int result)
+{
+	struct tls_call *call = tls_call_of_current();
+
+	if (!call || sk->sk_protocol != IPPROTO_TCP)
+		return;
+	if (call->is_go)
+		go_socket(sk);
+	else
+		tls_socket(call, sk, sends, result);
+}
+
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(tls_socket_sends, struct sock *sk, int result, int flags)
 {
-	tls_socket(sk, true);
+	handle_socket(sk, true, result);
 	return 0;
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(tls_socket_receives, struct sock *sk, int result, int flags)
 {
-	tls_socket(sk, false);
+	handle_socket(sk, false, result);
 	return 0;
 }
 
-/* The same before 6.3, which has no such tracepoints. */
+/*
+ * The same before 6.3, which has no such tracepoints. What will be received is not known
+ * yet, so sessions whose library touches no socket stay without one.
+ */
 SEC("fentry/tcp_sendmsg")
 int BPF_PROG(tls_tcp_sends, struct sock *sk)
 {
-	tls_socket(sk, true);
+	handle_socket(sk, true, 0);
 	return 0;
 }
 
 SEC("fentry/tcp_recvmsg")
 int BPF_PROG(tls_tcp_receives, struct sock *sk)
 {
-	tls_socket(sk, false);
+	handle_socket(sk, false, 0);
 	return 0;
 }
 
@@ -252,6 +270,14 @@ int tls_write_ex(struct pt_regs *ctx)
 	return 0;
 }
 
+/* SSL_sendfile(session, file, offset, size, flags): its bytes are nobody's memory */
+SEC("uprobe")
+int tls_sendfile(struct pt_regs *ctx)
+{
+	tls_begins(ctx, TLS_OUT, 0);
+	return 0;
+}
+
 /* SSL_do_handshake, gnutls_handshake */
 SEC("uprobe")
 int tls_handshake(struct pt_regs *ctx)
@@ -260,9 +286,17 @@ int tls_handshake(struct pt_regs *ctx)
 	return 0;
 }
 
-/* Of any of these. */
+/* Any of these returns. */
 SEC("uretprobe")
 int tls_return(struct pt_regs *ctx)
+{
+	tls_returns(ctx);
+	return 0;
+}
+
+/* Or is about to, and has its result: see support's places.rs. */
+SEC("uprobe")
+int tls_end(struct pt_regs *ctx)
 {
 	tls_returns(ctx);
 	return 0;
@@ -273,5 +307,52 @@ SEC("uprobe")
 int tls_free(struct pt_regs *ctx)
 {
 	tls_freed(PT_REGS_PARM1(ctx));
+	return 0;
+}
+
+/* (*tls.Conn).Read(session, buffer, size, capacity) */
+SEC("uprobe")
+int go_read(struct pt_regs *ctx)
+{
+	go_begins(ctx, TLS_IN);
+	return 0;
+}
+
+/* Write */
+SEC("uprobe")
+int go_write(struct pt_regs *ctx)
+{
+	go_begins(ctx, TLS_OUT);
+	return 0;
+}
+
+/* clientHandshake, serverHandshake */
+SEC("uprobe")
+int go_handshake(struct pt_regs *ctx)
+{
+	go_begins(ctx, TLS_HANDSHAKE);
+	return 0;
+}
+
+/* At each instruction that returns from one of these. */
+SEC("uprobe")
+int go_return(struct pt_regs *ctx)
+{
+	go_returns(ctx);
+	return 0;
+}
+
+/* Close */
+SEC("uprobe")
+int go_close(struct pt_regs *ctx)
+{
+	tls_freed(GO_PARM1(ctx));
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	tls_started();
 	return 0;
 }

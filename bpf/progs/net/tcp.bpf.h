@@ -46,14 +46,44 @@ enum life {
 	LIFE_CLOSING_REPORTED = 8,
 };
 
+/*
+ * Where a connection's HTTP stands. The two directions usually run on two CPUs, so what
+ * each packet touches is in one cache line: that of the look-up, whose first 8 bytes are
+ * the kernel's.
+ */
+struct http_stand {
+	__u64 asked_at;
+	__u64 latency_ns;
+	__u64 request_bytes;
+	__u64 response_bytes;
+	/* Where the next new byte of each direction is, by `enum direction`. */
+	__u32 next[2];
+	/* An `enum http_state`. */
+	__u32 state;
+	__u16 status;
+	/* The response's version: both digits. */
+	__u8 major;
+	__u8 minor;
+	/* What the connection's bytes are, an `enum http_mode`; how often they were looked at. */
+	__u8 mode;
+	__u8 looks;
+	/* The direction that requests have, an `enum direction`. */
+	__u8 asks;
+	/* One bit per direction: `next` is known. */
+	__u8 known;
+	/* The request is CONNECT. */
+	__u8 connects;
+	__u8 padding[3];
+};
+_Static_assert(sizeof(struct http_stand) == 56, "http_stand fills a cache line");
+
 struct tcp_conn {
+	struct http_stand http;
 	struct tuple tuple;
 	struct holder holder;
 	__u8 family;
 	__u8 role;
-	/* What its bytes are, an `enum http_mode`, and how often they were looked at. */
-	__u8 http;
-	__u8 http_looks;
+	__u8 padding[6];
 	__u64 life;
 	/* How much of the totals was reported. */
 	__u64 sent;

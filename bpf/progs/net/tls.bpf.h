@@ -8,8 +8,10 @@
  *   session freed    -> the same, without bytes
  *
  * Nothing is known of the library's memory. A library that is given its bytes by the
- * process (node, asyncio) touches no socket: then the one that the thread writes to
- * next, after the process has handed bytes over, is the session's.
+ * process (node, asyncio, gRPC) touches no socket. Then it takes two witnesses: the
+ * socket that the thread sends to next after it has handed bytes over, and the one
+ * that it received from last before it was given some. If they name the same one, it
+ * is the session's; as long as they do not, the session has none.
  */
 #ifndef NET_TLS_BPF_H
 #define NET_TLS_BPF_H
@@ -28,6 +30,9 @@
 /* Wake the reader when this much is waiting; it also comes by on its own. */
 #define TLS_WAKEUP_BYTES (512 * 1024)
 
+/* Set by the loader before load: whether probes are told how deep their place lies. */
+const volatile __u8 tls_places = 0;
+
 /* The call that a thread is in. */
 struct tls_call {
 	/* 0: in none. */
@@ -42,6 +47,12 @@ struct tls_call {
 	__u32 has_socket;
 	/* The session that left bytes which the thread has yet to write to a socket. */
 	__u64 unsent;
+	/* The socket that the thread received from last, outside of calls; 0: it is used up. */
+	__u64 received;
+	/* The session that has read since then, maybe in vain. */
+	__u64 received_for;
+	/* What runs on this thread is Go: see go_tls.bpf.h. */
+	__u64 is_go;
 };
 
 /* Threads that have called a TLS library; goes with the thread. */
@@ -55,7 +66,8 @@ struct {
 struct tls_key {
 	__u64 session;
 	__u32 pid;
-	__u32 padding;
+	/* Of which program that the process has run, and which process of that pid. */
+	__u32 life;
 };
 
 struct tls_stream {
@@ -65,7 +77,11 @@ struct tls_stream {
 	__u8 role;
 	__u16 padding;
 	__u64 born_ns;
+	/* The socket; 0 as long as it is not certain, though the tuple may be filled. */
 	__u64 cookie;
+	/* The sockets that the two witnesses name, where no call uses one. */
+	__u64 sent_to;
+	__u64 received_from;
 	/* Bytes that went either way. */
 	__u64 moved[2];
 };
@@ -87,11 +103,44 @@ struct {
 	__uint(max_entries, TLS_PIECES_BYTES);
 } tls_pieces SEC(".maps");
 
+/* Full: counted; such a program is found by the next look at all processes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, TLS_STARTS_BYTES);
+} tls_starts SEC(".maps");
+
+static __always_inline void tls_started(void)
+{
+	struct tls_start *start = bpf_ringbuf_reserve(&tls_starts, sizeof(*start), 0);
+
+	/* The thread is in no call any more. */
+	bpf_task_storage_delete(&tls_calls, bpf_get_current_task_btf());
+	if (!start) {
+		count(COUNTER_TLS_STARTS_LOST, 1);
+		return;
+	}
+	start->pid = bpf_get_current_pid_tgid() >> 32;
+	start->padding = 0;
+	bpf_ringbuf_submit(start, 0);
+}
+
+/*
+ * Addresses come again after an exec, and in another process with the same pid: those
+ * of Go are the same each time.
+ */
+static __always_inline __u32 life_of_current(void)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+
+	return leader->self_exec_id + (leader->start_boottime >> 10);
+}
+
 static __always_inline struct tls_key tls_key_of(__u64 session)
 {
 	struct tls_key key = {
 		.session = session,
 		.pid = bpf_get_current_pid_tgid() >> 32,
+		.life = life_of_current(),
 	};
 
 	return key;
@@ -108,6 +157,14 @@ static __always_inline struct tls_stream *tls_stream_of(const struct tls_key *ke
 	owner_is_current(&fresh.owner);
 	bpf_map_update_elem(&tls_streams, key, &fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tls_streams, key);
+}
+
+/* The stack pointer as it was when the function began. */
+static __always_inline __u64 tls_stack(struct pt_regs *ctx)
+{
+	__u64 stack = PT_REGS_SP(ctx);
+
+	return tls_places ? stack + bpf_get_attach_cookie(ctx) : stack;
 }
 
 static __always_inline struct tls_call *tls_call_of_current(void)
@@ -173,7 +230,30 @@ static __always_inline void tls_emit(const struct tls_stream *stream, const stru
 	tls_submit(piece);
 }
 
-static __always_inline void tls_moved(struct tls_call *call, __u64 session, __u64 size)
+/* Bytes went, and are in the buffer now. */
+static __always_inline void tls_moved(struct tls_stream *stream, struct tls_move *move,
+				      __u64 buffer)
+{
+	__u64 size = move->size;
+
+	move->position = stream->moved[move->way == TLS_OUT];
+	stream->moved[move->way == TLS_OUT] += size;
+	if (size <= TLS_SMALL_BYTES)
+		tls_emit(stream, move, buffer, TLS_SMALL_BYTES);
+	else if (size <= TLS_MEDIUM_BYTES)
+		tls_emit(stream, move, buffer, TLS_MEDIUM_BYTES);
+	else
+		tls_emit(stream, move, buffer, TLS_LARGE_BYTES);
+}
+
+static __always_inline void tls_compare(struct tls_stream *stream)
+{
+	if (stream->sent_to && stream->sent_to == stream->received_from)
+		stream->cookie = stream->sent_to;
+}
+
+/* A session is used by one thread at a time: the libraries demand it. */
+static __always_inline void tls_took(struct tls_call *call, __u64 session, __u64 size)
 {
 	struct tls_key key = tls_key_of(session);
 	struct tls_stream *stream = tls_stream_of(&key);
@@ -183,26 +263,21 @@ static __always_inline void tls_moved(struct tls_call *call, __u64 session, __u6
 		count(COUNTER_TLS_PIECES_LOST, 1);
 		return;
 	}
-	/* A session is used by one thread at a time: the libraries demand it. */
 	if (call->way == TLS_OUT) {
 		move.way = TLS_OUT;
 		move.time_ns = call->time_ns;
-		move.position = stream->moved[TLS_OUT];
-		stream->moved[TLS_OUT] += size;
 		if (!call->has_socket && !stream->cookie)
 			call->unsent = session;
 	} else {
 		move.way = TLS_IN;
 		move.time_ns = bpf_ktime_get_ns();
-		move.position = stream->moved[TLS_IN];
-		stream->moved[TLS_IN] += size;
+		if (call->received && !call->has_socket && !stream->cookie) {
+			stream->received_from = call->received;
+			tls_compare(stream);
+		}
+		call->received = 0;
 	}
-	if (size <= TLS_SMALL_BYTES)
-		tls_emit(stream, &move, call->buffer, TLS_SMALL_BYTES);
-	else if (size <= TLS_MEDIUM_BYTES)
-		tls_emit(stream, &move, call->buffer, TLS_MEDIUM_BYTES);
-	else
-		tls_emit(stream, &move, call->buffer, TLS_LARGE_BYTES);
+	tls_moved(stream, &move, call->buffer);
 }
 
 /*
@@ -214,7 +289,7 @@ static __always_inline void tls_moved(struct tls_call *call, __u64 session, __u6
 static __always_inline void tls_begins(struct pt_regs *ctx, __u32 way, __u64 size_at)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 session = PT_REGS_PARM1(ctx), stack = PT_REGS_SP(ctx);
+	__u64 session = PT_REGS_PARM1(ctx), stack = tls_stack(ctx);
 	struct tls_call *call;
 
 	call = bpf_task_storage_get(&tls_calls, task, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
@@ -225,6 +300,10 @@ static __always_inline void tls_begins(struct pt_regs *ctx, __u32 way, __u64 siz
 	if (call->session && stack < call->stack &&
 	    (call->session != session || way == TLS_HANDSHAKE))
 		return;
+	/* Some libraries are asked for what they have left before they are given more. */
+	if (way != TLS_IN || (call->received_for && call->received_for != session))
+		call->received = 0;
+	call->received_for = session;
 	call->session = session;
 	call->buffer = PT_REGS_PARM2(ctx);
 	call->size_at = size_at;
@@ -241,7 +320,7 @@ static __always_inline void tls_returns(struct pt_regs *ctx)
 	int result;
 
 	/* The return address is off the stack, where it was on it. */
-	if (!call || !call->session || PT_REGS_SP(ctx) - call->stack > sizeof(long))
+	if (!call || !call->session || tls_stack(ctx) - call->stack > sizeof(long))
 		return;
 	session = call->session;
 	call->session = 0;
@@ -256,7 +335,7 @@ static __always_inline void tls_returns(struct pt_regs *ctx)
 		return;
 	}
 	if (size)
-		tls_moved(call, session, size);
+		tls_took(call, session, size);
 }
 
 static __always_inline void tls_freed(__u64 session)
@@ -279,34 +358,22 @@ static __always_inline void tls_freed(__u64 session)
 	bpf_map_delete_elem(&tls_streams, &key);
 }
 
-/* The thread uses a socket. For nearly all threads this ends at the first line. */
-static __always_inline void tls_socket(struct sock *sk, bool sends)
+static __always_inline void tls_describe(struct tls_stream *stream, struct sock *sk)
 {
-	struct tls_call *call = tls_call_of_current();
-	struct tls_stream *stream;
-	struct tcp_conn *conn;
-	struct tls_key key;
-	__u64 session, cookie;
-	bool is_inside;
+	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
 
-	if (!call)
-		return;
-	is_inside = call->session != 0;
-	session = is_inside ? call->session : call->unsent;
-	if (!session || (!is_inside && !sends) || sk->sk_protocol != IPPROTO_TCP)
-		return;
-	if (is_inside) {
-		if (call->has_socket)
-			return;
-		call->has_socket = 1;
-	}
-	call->unsent = 0;
-	key = tls_key_of(session);
-	stream = is_inside ? tls_stream_of(&key) : bpf_map_lookup_elem(&tls_streams, &key);
-	if (!stream)
-		return;
-	cookie = bpf_get_socket_cookie(sk);
-	if (stream->cookie == cookie || (stream->cookie && !is_inside))
+	stream->role = conn ? conn->role : ROLE_UNKNOWN;
+	stream->family = tuple_of_sock(sk, &stream->tuple);
+}
+
+/* A call for the session uses a socket. */
+static __always_inline void tls_join(__u64 session, struct sock *sk)
+{
+	struct tls_key key = tls_key_of(session);
+	struct tls_stream *stream = tls_stream_of(&key);
+	__u64 cookie = bpf_get_socket_cookie(sk);
+
+	if (!stream || stream->cookie == cookie)
 		return;
 	/* Another connection at the same address, of a session whose end was not seen. */
 	if (stream->cookie) {
@@ -314,10 +381,42 @@ static __always_inline void tls_socket(struct sock *sk, bool sends)
 		stream->moved[TLS_IN] = 0;
 		stream->moved[TLS_OUT] = 0;
 	}
-	conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
-	stream->role = conn ? conn->role : ROLE_UNKNOWN;
-	stream->family = tuple_of_sock(sk, &stream->tuple);
+	tls_describe(stream, sk);
 	stream->cookie = cookie;
+}
+
+/* The thread sends to a socket after it was handed bytes to send. */
+static __always_inline void tls_sends(__u64 session, struct sock *sk)
+{
+	struct tls_key key = tls_key_of(session);
+	struct tls_stream *stream = bpf_map_lookup_elem(&tls_streams, &key);
+
+	if (!stream || stream->cookie)
+		return;
+	tls_describe(stream, sk);
+	stream->sent_to = bpf_get_socket_cookie(sk);
+	tls_compare(stream);
+}
+
+/* The thread of a library like OpenSSL uses a socket. */
+static __always_inline void tls_socket(struct tls_call *call, struct sock *sk, bool sends,
+				       int result)
+{
+	__u64 session = call->session;
+
+	if (session) {
+		if (call->has_socket)
+			return;
+		call->has_socket = 1;
+		tls_join(session, sk);
+	} else if (!sends && result > 0) {
+		call->received = bpf_get_socket_cookie(sk);
+		call->received_for = 0;
+	} else if (sends && call->unsent) {
+		session = call->unsent;
+		call->unsent = 0;
+		tls_sends(session, sk);
+	}
 }
 
 #endif

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use crate::plugin::isolated::child;
 use crate::plugin::loader::{Candidate, libraries};
 use crate::plugin::manifest::Manifest;
+use crate::plugin::runner::sentence;
 use crate::plugin::trial::{self, Trial};
 use crate::telemetry::log::{say, say_error};
 
@@ -25,6 +26,8 @@ pub(crate) enum PluginCommand {
     Try { file: PathBuf, trusts_any: bool },
     /// The process of an isolated plugin.
     Host,
+    /// What a plugin of the folder is to answer; the first word says which one.
+    Ask { words: Vec<String>, folder: PathBuf, trusts_any: bool },
 }
 
 /// Does it, and says how it went.
@@ -34,6 +37,7 @@ pub(crate) fn carry_out(command: &PluginCommand) -> ExitCode {
         PluginCommand::Inspect { file, trusts_any } => inspect(file, *trusts_any),
         PluginCommand::Check { file, trusts_any } => check(file, *trusts_any),
         PluginCommand::Host => child::run(),
+        PluginCommand::Ask { words, folder, trusts_any } => ask(words, folder, *trusts_any),
         PluginCommand::Try { file, trusts_any } => trial::take_part(file, *trusts_any),
     };
     match outcome {
@@ -64,13 +68,39 @@ fn list(folder: &Path, trusts_any: bool) -> Result<()> {
 
 fn inspect(file: &Path, trusts_any: bool) -> Result<()> {
     let Candidate { manifest, .. } = Candidate::check(file, trusts_any)?;
-    let Manifest { name, version, api, profile, capabilities } = manifest;
+    let Manifest { name, version, api, profile, capabilities, commands } = manifest;
     say(format_args!("name       {name}\nversion    {version}"));
     say(format_args!("interface  {api}\nprofile    {profile}"));
     if !capabilities.is_empty() {
         say(format_args!("needs      {}", capabilities.join(" ")));
     }
+    if !commands.is_empty() {
+        say(format_args!("answers    {}", commands.join(" ")));
+    }
     Ok(())
+}
+
+/// Has the plugin answer whose commands the first word is one of. It runs in this process, which does
+/// nothing else.
+fn ask(words: &[String], folder: &Path, trusts_any: bool) -> Result<()> {
+    let word = words.first().map_or("", String::as_str);
+    // A folder that is not there has no plugins.
+    for (name, path) in libraries(folder).unwrap_or_default() {
+        let checked = Candidate::check(&path, trusts_any)
+            .and_then(|candidate| candidate.check_name(&name).map(|()| candidate));
+        let Ok(candidate) = checked else { continue };
+        if candidate.manifest.commands.iter().any(|command| command == word) {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            let answer = candidate.load()?.answer(&words).map_err(sentence)?;
+            say(format_args!("{}", answer.trim_end()));
+            return Ok(());
+        }
+    }
+    bail!(
+        "there is no command {word:?}, and no plugin in {} answers to it; `datakit-ebpf help` lists \
+         the commands",
+        folder.display()
+    )
 }
 
 fn check(file: &Path, trusts_any: bool) -> Result<()> {

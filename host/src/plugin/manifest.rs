@@ -16,6 +16,8 @@ pub(crate) struct Manifest {
     pub(crate) profile: String,
     /// What it needs beyond what every plugin has, as capabilities(7) names it without `CAP_`.
     pub(crate) capabilities: Vec<String>,
+    /// What operators may ask it about.
+    pub(crate) commands: Vec<String>,
 }
 
 /// Finds the manifest in a library.
@@ -46,15 +48,18 @@ fn parse(rest: &[u8]) -> Result<Manifest> {
     };
     let (api, name) = (value("api")?, value("name")?);
     ensure!(is_name(&name), "its manifest has a strange name: {name:?}");
+    // Version 1 of the interface does not know of these.
+    let words = |key| {
+        let words = value(key).unwrap_or_default();
+        words.split_ascii_whitespace().map(str::to_owned).collect()
+    };
     Ok(Manifest {
         name,
         version: value("version")?,
         api: api.parse().with_context(|| format!("its manifest has a strange api: {api:?}"))?,
         profile: value("profile")?,
-        // Version 1 of the interface does not know of it.
-        capabilities: value("capabilities")
-            .map(|names| names.split_ascii_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default(),
+        capabilities: words("capabilities"),
+        commands: words("commands"),
     })
 }
 
@@ -70,13 +75,14 @@ mod tests {
     #[test]
     fn a_manifest_is_found_among_code() {
         let text = "api=1\nname=some-plugin\nversion=1.2.3\nprofile=release\n\
-                    capabilities=SYS_ADMIN NET_BROADCAST\ntarget=x86_64\n";
+                    capabilities=SYS_ADMIN NET_BROADCAST\ncommands=some\ntarget=x86_64\n";
         let expected = Manifest {
             name: "some-plugin".into(),
             version: "1.2.3".into(),
             api: 1,
             profile: "release".into(),
             capabilities: vec!["SYS_ADMIN".into(), "NET_BROADCAST".into()],
+            commands: vec!["some".into()],
         };
         assert_eq!(read(&file(text)).unwrap(), expected);
     }

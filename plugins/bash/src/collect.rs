@@ -1,12 +1,13 @@
 //! The plugin's thread: records out of the kernel, points to the host.
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chrono::{Local, TimeZone as _};
 use plugin_api::{Category, Host, Points, ProbeVerdict};
 use plugin_support::clock::unix_time_of;
@@ -15,15 +16,16 @@ use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
 
 use crate::bash::command::{Command, Commands};
-use crate::bash::files::{self, Files};
-use crate::bash::point;
+use crate::bash::container::Containers;
+use crate::bash::files::Files;
+use crate::bash::point::{self, Origin};
 use crate::bash::user::{self, Users};
-use crate::config::Config;
+use crate::config::{Config, Field};
 use crate::decode::{Event, Moment, decode};
 use crate::probes::{COMMAND_BEGINS, COMMAND_ENDS};
 
 /// Points in one batch to the host, and bytes of commands.
-const BATCH: usize = 128;
+const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// What the thread tells whoever asks the plugin.
@@ -34,14 +36,17 @@ pub(crate) struct Told {
     pub(crate) truncated: AtomicU64,
     pub(crate) lines_refused: AtomicU64,
     pub(crate) users_refused: AtomicU64,
+    pub(crate) contexts_refused: AtomicU64,
     pub(crate) files_refused: AtomicU64,
     pub(crate) files_watched: AtomicU64,
-    files: Mutex<Vec<ProbeVerdict>>,
+    pub(crate) files_unseen: AtomicU64,
+    files: Mutex<(Vec<ProbeVerdict>, String)>,
 }
 
 impl Told {
-    /// What became of each file that is a bash.
-    pub(crate) fn files(&self) -> Vec<ProbeVerdict> {
+    /// What became of each file that is a shell; and, in words, those that have nothing in them to
+    /// attach to.
+    pub(crate) fn files(&self) -> (Vec<ProbeVerdict>, String) {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -53,6 +58,7 @@ pub(crate) struct Collector {
     events: Ring,
     files: Files,
     users: Users,
+    containers: Containers,
     commands: Commands,
     points: Points,
     /// Bytes of the commands in `points`.
@@ -72,24 +78,30 @@ impl Collector {
     ) -> Result<Self> {
         let join_lines = config.join_lines
             && [COMMAND_BEGINS, COMMAND_ENDS].iter().all(|probe| loaded.is_attached(probe));
+        // Of early kernels it is not one that another process can be given an entry in.
+        let shells = loaded.map("shells").ok();
+        let files = Files::new(config.flavours.clone(), shells, join_lines);
         let mut collector = Self {
             host,
             config,
             events: loaded.ring("events")?,
-            // Of early kernels it is not one that another process can be given an entry in.
-            files: Files::new(loaded.map("shells").ok(), join_lines),
+            files,
             loaded,
             users: Users::default(),
+            containers: Containers::default(),
             commands: Commands::default(),
             points: new_batch(),
             bytes: 0,
             flush_due: None,
             told,
         };
-        for pid in files::all_bash()? {
+        for pid in collector.files.all_shells()? {
             if let Some(uid) = real_uid(pid) {
                 collector.started(Moment { pid, uid, time_ns: 0 });
             }
+        }
+        if let Some(why) = collector.files.refusal() {
+            bail!("no shell can be watched, for which the kernel asks for CAP_SYS_ADMIN: {why}");
         }
         collector.tell();
         Ok(collector)
@@ -133,6 +145,7 @@ impl Collector {
         let Self { events, commands, told, .. } = self;
         events.drain(|record| match decode(record) {
             Ok(Event::Started(moment)) => started.push(moment),
+            Ok(Event::Context(moment, context)) => commands.observe_context(moment.pid, context),
             Ok(Event::Line(moment, part)) => commands.observe(moment, &part, &mut done),
             Ok(Event::CommandEnded(moment)) => commands.end(moment, &mut done),
             Err(error) => {
@@ -141,6 +154,7 @@ impl Collector {
             }
         });
         told.lines_refused.fetch_add(commands.take_refused(), Ordering::Relaxed);
+        told.contexts_refused.fetch_add(commands.take_contexts_refused(), Ordering::Relaxed);
         if !started.is_empty() {
             for moment in started {
                 self.started(moment);
@@ -152,20 +166,31 @@ impl Collector {
 
     fn started(&mut self, Moment { pid, uid, time_ns }: Moment) {
         self.files.found(&mut self.loaded, pid, time_ns);
-        if !self.users.remember(pid, uid) {
+        let mut is_remembered = self.users.remember(pid, uid);
+        if self.config.wants(Field::ContainerId) {
+            is_remembered &= self.containers.remember(pid);
+        }
+        if !is_remembered {
             self.told.users_refused.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Looks a process up once: its commands here were all entered a moment ago.
     fn report(&mut self, done: &[Command]) {
+        let wants_container = self.config.wants(Field::ContainerId);
+        let mut known: HashMap<(u32, u32), (String, Option<String>)> = HashMap::new();
         for command in done {
             if command.text.is_empty() && !self.config.empty_lines {
                 continue;
             }
             let Moment { pid, uid, time_ns } = command.moment;
-            let user = self.users.name(pid, uid);
+            let (user, container) = known.entry((pid, uid)).or_insert_with(|| {
+                let container = wants_container.then(|| self.containers.id(pid)).flatten();
+                (self.users.name(pid, uid), container)
+            });
             let time = Local.timestamp_nanos(unix_time_of(time_ns));
-            point::bash(&mut self.points, command, &user, &time);
+            let origin = Origin { user, container: container.as_deref(), time };
+            point::bash(&mut self.points, &self.config, command, &origin);
             self.bytes += command.text.len();
             self.told.commands.fetch_add(1, Ordering::Relaxed);
             self.told.truncated.fetch_add(u64::from(command.is_cut), Ordering::Relaxed);
@@ -191,6 +216,7 @@ impl Collector {
             log::warn!(error:% = format!("{error:#}"); "could not look for files in use, will try again");
         }
         self.users.retain(user::is_there);
+        self.containers.retain(user::is_there);
         let mut done = Vec::new();
         self.commands.end_where(|pid| !user::is_there(pid), &mut done);
         self.report(&done);
@@ -198,8 +224,10 @@ impl Collector {
     }
 
     fn tell(&self) {
-        let Told { files, files_refused, files_watched, .. } = self.told.as_ref();
-        *files.lock().unwrap_or_else(PoisonError::into_inner) = self.files.verdicts();
+        let Told { files, files_refused, files_watched, files_unseen, .. } = self.told.as_ref();
+        *files.lock().unwrap_or_else(PoisonError::into_inner) =
+            (self.files.verdicts(), self.files.unseen_in_words());
+        files_unseen.store(self.files.unseen() as u64, Ordering::Relaxed);
         files_refused.store(self.files.refused(), Ordering::Relaxed);
         files_watched.store(self.files.watched() as u64, Ordering::Relaxed);
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use bpf::bash::{EARLY_OBJECT, OBJECT, abi};
 use plugin_api::{Host, Metric, Plugin, PluginError, ProbeVerdict};
-use plugin_support::loader::{self, Facts};
+use plugin_support::loader::{self, Facts, Global};
 use plugin_support::log;
 use plugin_support::map::Counters;
 use plugin_support::usage::Meter;
@@ -14,7 +14,7 @@ use plugin_support::worker::Worker;
 
 use crate::collect::{Collector, Told};
 use crate::config::Config;
-use crate::probes::PROBES;
+use crate::probes::{LINE_ENTERED, PROBES};
 
 /// `ebpf-bash`.
 pub(crate) struct Bash {
@@ -56,7 +56,13 @@ impl Plugin for Bash {
 
     fn probes(&self) -> Vec<ProbeVerdict> {
         let Some(running) = &self.running else { return Vec::new() };
-        running.verdicts.iter().cloned().chain(self.told.files()).collect()
+        let (files, unseen) = self.told.files();
+        let mut verdicts = running.verdicts.clone();
+        // A file that has nothing to attach to takes nothing from the others: it is a detail.
+        for verdict in verdicts.iter_mut().filter(|verdict| verdict.name == LINE_ENTERED) {
+            verdict.detail = unseen.as_str().into();
+        }
+        verdicts.into_iter().chain(files).collect()
     }
 
     fn metrics(&self) -> Vec<Metric> {
@@ -88,7 +94,7 @@ impl Plugin for Bash {
             ),
             (
                 "starts_lost",
-                "Starts of a bash that found the ring full; the next sweep finds the bash.",
+                "Starts of a shell that found the ring full; the next sweep finds the shell.",
                 in_kernel(abi::COUNTER_STARTS_LOST),
             ),
             (
@@ -98,18 +104,28 @@ impl Plugin for Bash {
             ),
             (
                 "shells_refused",
-                "Calls of readline or parse_command for which the kernel had no memory.",
+                "Calls of a shell's functions for which the kernel had no memory.",
                 in_kernel(abi::COUNTER_SHELLS_REFUSED),
             ),
             (
                 "files_refused",
-                "Times that a bash was not watched because too many files are.",
+                "Times that a shell was not watched because too many files are.",
                 told(&self.told.files_refused),
             ),
             (
                 "users_refused",
-                "Shells whose user could not be kept for what they do last.",
+                "Shells whose user or container could not be kept for what they do last.",
                 told(&self.told.users_refused),
+            ),
+            (
+                "contexts_lost",
+                "Lines of which it is not known where they were entered.",
+                in_kernel(abi::COUNTER_CONTEXTS_LOST) + told(&self.told.contexts_refused),
+            ),
+            (
+                "cwds_unknown",
+                "Working directories that are too deep, too long, or out of the shell's root.",
+                in_kernel(abi::COUNTER_CWDS_UNKNOWN),
             ),
             (
                 "records_undecodable",
@@ -123,15 +139,26 @@ impl Plugin for Bash {
             "Files, libraries among them, that programs are attached to.",
             told(&self.told.files_watched) as f64,
         );
-        own.into_iter().chain([watched]).chain(usage.metrics()).collect()
+        let unseen = Metric::gauge(
+            "files_unseen",
+            "Files of shells that have nothing in them to attach to: their commands are not seen.",
+            told(&self.told.files_unseen) as f64,
+        );
+        own.into_iter().chain([watched, unseen]).chain(usage.metrics()).collect()
     }
 }
 
 impl Bash {
     fn run(&self) -> Result<Running> {
+        let flavours = self.config.flavour_bits().to_ne_bytes();
+        let context_parts = self.config.context_bits().to_ne_bytes();
+        let globals = [
+            Global { name: "flavours", value: &flavours },
+            Global { name: "context_parts", value: &context_parts },
+        ];
         let load = |object| {
             let facts = Facts::of_this_host()?.under(&self.config.policy);
-            loader::load(facts, object, &[], PROBES)
+            loader::load(facts, object, &globals, PROBES)
         };
         let mut loaded = load(OBJECT).or_else(|error| load(EARLY_OBJECT).map_err(|_| error))?;
         let kernel_counts = loaded.counters("counters")?;

@@ -10,6 +10,7 @@ use plugin_support::loader::{self, Facts, Global, Loaded};
 use plugin_support::log;
 use plugin_support::map::Counters;
 use plugin_support::probe::Probe;
+use plugin_support::uprobe;
 use plugin_support::worker::Worker;
 
 use crate::collect::{Collector, Counts};
@@ -17,7 +18,8 @@ use crate::config::Config;
 use crate::domains::Domains;
 use crate::httpflow::collect as httpflow;
 use crate::httpflow::tls::collect as tls;
-use crate::probes::{EARLY_HTTP, EARLY_PROBES, PACKETS, PROBES, SOCKET_RELEASE, TLS_PROBES};
+use crate::httpflow::tls::explain::explain;
+use crate::probes::{EARLY_HTTP, EARLY_PROBES, PACKETS, PROBES, SOCKET_RELEASE, START, TLS_PROBES};
 
 /// Maps that are of no use without httpflow or httpflow-tls, and how small they can be.
 const WITHOUT_HTTP: &[(&str, u32)] = &[
@@ -25,7 +27,12 @@ const WITHOUT_HTTP: &[(&str, u32)] = &[
     ("http_outgoing", SMALLEST_RING),
     ("http_pieces", SMALLEST_RING),
 ];
-const WITHOUT_TLS: &[(&str, u32)] = &[("tls_streams", 1), ("tls_pieces", SMALLEST_RING)];
+const WITHOUT_TLS: &[(&str, u32)] = &[
+    ("tls_streams", 1),
+    ("go_calls", 1),
+    ("tls_pieces", SMALLEST_RING),
+    ("tls_starts", SMALLEST_RING),
+];
 /// A page of the largest size that Linux has.
 const SMALLEST_RING: u32 = 64 * 1024;
 
@@ -60,6 +67,8 @@ impl Plugin for Net {
     /// The kernel lets nobody else attach to the code of programs.
     const CAPABILITIES: &'static str = "SYS_ADMIN/httpflow-tls";
 
+    const COMMANDS: &'static str = "tls";
+
     fn new(settings: &str, host: Host) -> Result<Self, PluginError> {
         log::install(host.clone());
         let config = Config::parse(settings)?;
@@ -91,6 +100,10 @@ impl Plugin for Net {
         let mut verdicts = running.loaded().verdicts().to_vec();
         verdicts.extend(self.tls_told.files());
         verdicts
+    }
+
+    fn answer(words: &[&str]) -> Result<String, PluginError> {
+        Ok(explain(words)?)
     }
 
     fn metrics(&self) -> Vec<Metric> {
@@ -151,7 +164,10 @@ impl Plugin for Net {
             in_kernel(abi::COUNTER_HTTP_LOST),
             in_kernel(abi::COUNTER_HTTP_CONNS_REFUSED),
         );
-        let tls = self.tls_told.metrics(in_kernel(abi::COUNTER_TLS_PIECES_LOST));
+        let tls = self.tls_told.metrics(
+            in_kernel(abi::COUNTER_TLS_PIECES_LOST),
+            in_kernel(abi::COUNTER_TLS_STARTS_LOST),
+        );
         let more = dns.metrics().chain(http).chain(tls);
         own.into_iter().chain(more).chain(usage.metrics()).collect()
     }
@@ -198,7 +214,8 @@ impl Net {
     ) -> Result<Option<Worker>> {
         let is_attached = |loaded: &Mutex<Loaded>| {
             let loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            TLS_PROBES.iter().all(|probe| loaded.is_attached(probe.name))
+            let mut needed = TLS_PROBES.iter().filter(|probe| probe.name != START);
+            needed.all(|probe| loaded.is_attached(probe.name))
         };
         if !self.config.httpflow_tls || !is_attached(loaded) {
             return Ok(None);
@@ -230,6 +247,7 @@ impl Net {
 
     fn load(&self) -> Result<Loaded> {
         let http_enabled = [u8::from(self.config.httpflow)];
+        let tls_places = [u8::from(uprobe::has_cookies())];
         let (mut sizes, mut probes) = (Vec::new(), PROBES.to_vec());
         if !self.config.httpflow {
             sizes.extend_from_slice(WITHOUT_HTTP);
@@ -240,7 +258,8 @@ impl Net {
             sizes.extend_from_slice(WITHOUT_TLS);
         }
         let http = Global { name: "http_enabled", value: &http_enabled };
-        self.load_object(OBJECT, &[http], &sizes, &probes)
+        let places = Global { name: "tls_places", value: &tls_places };
+        self.load_object(OBJECT, &[http, places], &sizes, &probes)
     }
 
     /// What runs on kernels before 5.12.

@@ -133,9 +133,17 @@ pub(crate) const TLS_WRITE: &str = "tls_write";
 pub(crate) const TLS_WRITE_EX: &str = "tls_write_ex";
 pub(crate) const TLS_HANDSHAKE: &str = "tls_handshake";
 pub(crate) const TLS_RETURN: &str = "tls_return";
+pub(crate) const TLS_END: &str = "tls_end";
 pub(crate) const TLS_FREE: &str = "tls_free";
+pub(crate) const TLS_SENDFILE: &str = "tls_sendfile";
+pub(crate) const GO_READ: &str = "go_read";
+pub(crate) const GO_WRITE: &str = "go_write";
+pub(crate) const GO_HANDSHAKE: &str = "go_handshake";
+pub(crate) const GO_RETURN: &str = "go_return";
+pub(crate) const GO_CLOSE: &str = "go_close";
 
 const TLS: Need = Need::Optional("HTTP through TLS");
+const GO: Need = Need::Optional("HTTP through TLS of Go");
 
 /// What is attached as well if HTTP through TLS is wanted; uprobes to files as they appear.
 pub(crate) const TLS_PROBES: &[Probe] = &[
@@ -186,11 +194,60 @@ pub(crate) const TLS_PROBES: &[Probe] = &[
         ways: &[Way { program: TLS_RETURN, hook: Hook::Uprobe("SSL_read") }],
     },
     Probe {
+        name: "TLS call is about to return",
+        need: Need::Optional("a cheap place for the end of calls"),
+        ways: &[Way { program: TLS_END, hook: Hook::Uprobe("SSL_read") }],
+    },
+    Probe {
         name: "TLS session is freed",
         need: TLS,
         ways: &[Way { program: TLS_FREE, hook: Hook::Uprobe("SSL_free") }],
     },
+    Probe {
+        name: "TLS sends a file",
+        need: TLS,
+        ways: &[Way { program: TLS_SENDFILE, hook: Hook::Uprobe("SSL_sendfile") }],
+    },
+    Probe {
+        name: "Go's TLS read begins",
+        need: GO,
+        ways: &[Way { program: GO_READ, hook: Hook::Uprobe("crypto/tls.(*Conn).Read") }],
+    },
+    Probe {
+        name: "Go's TLS write begins",
+        need: GO,
+        ways: &[Way { program: GO_WRITE, hook: Hook::Uprobe("crypto/tls.(*Conn).Write") }],
+    },
+    Probe {
+        name: "Go's TLS handshake begins",
+        need: GO,
+        ways: &[Way {
+            program: GO_HANDSHAKE,
+            hook: Hook::Uprobe("crypto/tls.(*Conn).clientHandshake"),
+        }],
+    },
+    Probe {
+        name: "Go's TLS call returns",
+        need: GO,
+        ways: &[Way { program: GO_RETURN, hook: Hook::Uprobe("crypto/tls.(*Conn).Read") }],
+    },
+    Probe {
+        name: "Go's TLS session is closed",
+        need: GO,
+        ways: &[Way { program: GO_CLOSE, hook: Hook::Uprobe("crypto/tls.(*Conn).Close") }],
+    },
+    Probe {
+        name: START,
+        need: Need::Optional("a program as soon as it starts: it is found within ten seconds"),
+        ways: &[Way {
+            program: "sched_process_exec",
+            hook: Hook::Tracepoint("sched_process_exec"),
+        }],
+    },
 ];
+
+/// The one of them without which the others are of use.
+pub(crate) const START: &str = "start of a program that may use TLS";
 
 #[cfg(test)]
 mod tests {
@@ -206,6 +263,7 @@ mod tests {
             Global { name: "release_is_seen", value: &[1] },
             Global { name: "ephemeral_port", value: &32768_u16.to_ne_bytes() },
             Global { name: "http_enabled", value: &[1] },
+            Global { name: "tls_places", value: &[1] },
         ];
         let probes = [PROBES, TLS_PROBES].concat();
         let loaded = load(facts, OBJECT, &globals, &probes).unwrap();

@@ -1,6 +1,7 @@
 //! An object into the kernel: maps made, constants set, probes attached. What comes out detaches
 //! everything when it is dropped, and so does the end of the process, however it ends.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -15,9 +16,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::cgroup;
 use crate::iter::Iterator;
 use crate::map::{Counters, Map, Number};
-use crate::probe::{Policy, Probe, Site};
+use crate::probe::{Hook, Policy, Probe, Site, Way};
 use crate::raw;
 use crate::ring::Ring;
+use crate::uprobe::multi::{self, Multi};
 use crate::usage::{Meter, Usage};
 
 /// The object that the plugin's build script has left in `OUT_DIR` under this name, for [`load`].
@@ -80,6 +82,8 @@ impl Facts {
 #[derive(Debug)]
 pub struct Loaded {
     ebpf: Ebpf,
+    /// Programs of uprobes, where the kernel can attach one to many places at once.
+    multi: HashMap<&'static str, Multi>,
     verdicts: Vec<ProbeVerdict>,
 }
 
@@ -131,12 +135,20 @@ pub fn load_sized(
         }
     }
     drop(loader);
+    let is_uprobe = |way: &&Way| matches!(way.hook, Hook::Uprobe(_));
+    let ways = probes.iter().flat_map(|probe| probe.ways).filter(is_uprobe);
+    let uprobes: Vec<_> = ways.map(|way| way.program).collect();
+    let multi = multi::load(object, &facts.btf, &ebpf, &uprobes)
+        .inspect_err(
+            |error| log::debug!(error:% = format!("{error:#}"); "uprobes are attached one by one"),
+        )
+        .unwrap_or_default();
     drop(facts);
     raw::trim_heap();
     if let Some(failed) = verdicts.iter().find(|verdict| verdict.status == ProbeStatus::Failed) {
         bail!("attach {}: {}", failed.name, failed.detail);
     }
-    Ok(Loaded { ebpf, verdicts })
+    Ok(Loaded { ebpf, multi, verdicts })
 }
 
 impl Loaded {
@@ -159,13 +171,16 @@ impl Loaded {
                 usage.add(descriptor.as_fd());
             }
         }
+        self.multi.values().for_each(|multi| usage.add(multi.program()));
         usage
     }
 
     /// The same for whoever does not have the object at hand.
     pub fn meter(&self) -> Result<Meter> {
         let loaded = self.ebpf.programs().filter_map(|(_, program)| program.fd().ok());
-        let copies: std::io::Result<_> = loaded.map(aya::programs::ProgramFd::try_clone).collect();
+        let multi = self.multi.values().map(Multi::program);
+        let all = loaded.map(AsFd::as_fd).chain(multi);
+        let copies: std::io::Result<_> = all.map(|program| program.try_clone_to_owned()).collect();
         Ok(Meter::new(copies.context("duplicate the descriptors of programs")?))
     }
 
@@ -175,6 +190,11 @@ impl Loaded {
         let found = self.ebpf.program_mut(program);
         let found = found.ok_or_else(|| anyhow!("the object has no program {program}"))?;
         Ok(found.try_into()?)
+    }
+
+    /// The same for many places at once, if the kernel knows how.
+    pub(crate) fn multi(&self, program: &str) -> Option<&Multi> {
+        self.multi.get(program)
     }
 
     /// Opens a ring of records; once for each.

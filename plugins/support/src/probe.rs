@@ -92,9 +92,10 @@ pub struct Policy {
     forbidden: Vec<String>,
 }
 
-/// A word that forbids, and which hooks.
+/// A word that forbids, and what.
 type Prohibition = (&'static str, fn(Hook) -> bool);
 
+/// All of them.
 const PROHIBITIONS: [Prohibition; 5] = [
     ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
     ("no-fentry", |hook| matches!(hook, Hook::Entry(_) | Hook::Return(_))),
@@ -123,7 +124,7 @@ impl Policy {
 
     /// The word that forbids a hook.
     fn against(&self, hook: Hook) -> Option<&'static str> {
-        let forbids = |(word, covers): &Prohibition| {
+        let forbids = |(word, covers): &(&'static str, fn(Hook) -> bool)| {
             (self.forbidden.iter().any(|said| said == word) && covers(hook)).then_some(*word)
         };
         PROHIBITIONS.iter().find_map(forbids)

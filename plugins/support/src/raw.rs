@@ -1,10 +1,12 @@
 //! The system calls that no crate wraps. All unsafe code of the plugins is in this file.
 #![expect(unsafe_code, reason = "the fence: bpf(2) takes its arguments as an untyped block")]
 
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use aya_obj::generated::bpf_insn;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 // Commands of bpf(2), from the kernel's include/uapi/linux/bpf.h.
@@ -13,9 +15,13 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+const BPF_F_UPROBE_MULTI_RETURN: u32 = 1;
 const BPF_NOEXIST: u64 = 1;
 
 /// `bpf_attr.link_create` for iterators.
@@ -28,6 +34,42 @@ struct LinkCreate {
     flags: u32,
     iter_info: u64,
     iter_info_len: u32,
+    padding: u32,
+}
+
+/// `bpf_attr` for the load of a program.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct ProgramLoad {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+/// `bpf_attr.link_create` for uprobes at many places.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct UprobeLink {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    link_flags: u32,
+    path: u64,
+    offsets: u64,
+    reference_counters: u64,
+    cookies: u64,
+    count: u32,
+    flags: u32,
+    pid: u32,
     padding: u32,
 }
 
@@ -88,6 +130,67 @@ pub(crate) fn iter_link(
     };
     // SAFETY: the kernel reads `iter_info_len` bytes at `iter_info`, which is `info` on this
     // stack or none; what it returns is a new descriptor.
+    unsafe { bpf(BPF_LINK_CREATE, &attributes).map(|fd| own(fd)) }
+}
+
+/// Loads a program for [`uprobe_link`]; its maps and calls are resolved.
+pub(crate) fn uprobe_load(
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> io::Result<OwnedFd> {
+    let mut shown = [0; 16];
+    let length = name.len().min(shown.len() - 1);
+    shown[..length].copy_from_slice(&name.as_bytes()[..length]);
+    let attributes = ProgramLoad {
+        kind: BPF_PROG_TYPE_KPROBE,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: shown,
+        interface: 0,
+        attach_type: BPF_TRACE_UPROBE_MULTI,
+    };
+    // SAFETY: the kernel reads so many instructions, and a text that ends with NUL, which both
+    // outlive the call; what it returns is a new descriptor.
+    unsafe { bpf(BPF_PROG_LOAD, &attributes).map(|fd| own(fd)) }
+}
+
+/// Attaches a program to places of a file, or where the functions that begin there return, in all
+/// processes. `cookies` is empty, or as long as `offsets`.
+pub(crate) fn uprobe_link(
+    program: BorrowedFd<'_>,
+    path: &str,
+    offsets: &[u64],
+    cookies: &[u64],
+    at_return: bool,
+) -> io::Result<OwnedFd> {
+    if !cookies.is_empty() && cookies.len() != offsets.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let path = CString::new(path)?;
+    let attributes = UprobeLink {
+        program: program.as_raw_fd() as u32,
+        target: 0,
+        attach_type: BPF_TRACE_UPROBE_MULTI,
+        link_flags: 0,
+        path: path.as_ptr() as u64,
+        offsets: offsets.as_ptr() as u64,
+        reference_counters: 0,
+        cookies: if cookies.is_empty() { 0 } else { cookies.as_ptr() as u64 },
+        count: offsets.len() as u32,
+        flags: if at_return { BPF_F_UPROBE_MULTI_RETURN } else { 0 },
+        pid: 0,
+        padding: 0,
+    };
+    // SAFETY: the kernel reads `count` numbers at `offsets`, and at `cookies` if it is not 0, which
+    // was checked above, and a path that ends with NUL; all outlive the call, which returns a new
+    // descriptor.
     unsafe { bpf(BPF_LINK_CREATE, &attributes).map(|fd| own(fd)) }
 }
 

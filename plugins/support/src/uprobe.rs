@@ -7,17 +7,22 @@
 //! more than once for one hit. Pairs of programs, of which the second takes what the first left,
 //! do so by nature.
 
+mod golang;
+pub(crate) mod multi;
+mod places;
 mod symbols;
 mod target;
 
 use std::collections::HashMap;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::thread::{self, Builder};
 
 use anyhow::{Context as _, Result};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::util::KernelVersion;
 
-pub use crate::uprobe::symbols::{Code, Symbol};
+pub use crate::uprobe::places::Place;
+pub use crate::uprobe::symbols::{Code, Kept, Symbol};
 pub use crate::uprobe::target::{FileId, Target};
 
 use crate::loader::Loaded;
@@ -41,10 +46,24 @@ impl Spot {
     }
 }
 
+/// Whether programs can be told of their spot: see [`Spot::cookie`].
+pub fn has_cookies() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 15, 0))
+}
+
 /// Files with programs attached. Detaches when dropped, and when the process ends.
 #[derive(Debug, Default)]
 pub struct Uprobes {
-    links: HashMap<FileId, Vec<UProbeLink>>,
+    links: HashMap<FileId, Vec<Link>>,
+}
+
+/// Detaches when it is dropped.
+#[derive(Debug)]
+enum Link {
+    /// A program at one place.
+    One(#[expect(dead_code, reason = "it is dropped")] UProbeLink),
+    /// A program at all of its places.
+    Many(#[expect(dead_code, reason = "it is dropped")] OwnedFd),
 }
 
 impl Uprobes {
@@ -56,15 +75,14 @@ impl Uprobes {
         }
         // Whatever the name leads to by now, in whatever root: this is the file that was looked at.
         let path = format!("/proc/self/fd/{}", target.file().as_raw_fd());
-        let mut links = Vec::with_capacity(spots.len());
-        for Spot { program, offset, cookie } in spots {
-            let context = || format!("attach {program} to {} at {offset:#x}", target.name());
-            let uprobe = loaded.uprobe(program)?;
-            let location = UProbeAttachLocation::AbsoluteOffset(*offset);
-            let point = UProbeAttachPoint { location, cookie: *cookie };
-            let link =
-                uprobe.attach(point, &path, UProbeScope::AllProcesses).with_context(context)?;
-            links.push(uprobe.take_link(link).with_context(context)?);
+        let mut links = Vec::new();
+        let mut left = spots;
+        while let Some(first) = left.first() {
+            // Spots of a program that follow each other are attached at once, where that is known.
+            let together = left.iter().take_while(|spot| spot.program == first.program).count();
+            let (now, later) = left.split_at(together);
+            attach_to(loaded, target, &path, now, &mut links)?;
+            left = later;
         }
         self.links.insert(target.id(), links);
         Ok(())
@@ -99,9 +117,39 @@ impl Drop for Uprobes {
     }
 }
 
+/// Attaches one program.
+fn attach_to(
+    loaded: &mut Loaded,
+    target: &Target,
+    path: &str,
+    spots: &[Spot],
+    links: &mut Vec<Link>,
+) -> Result<()> {
+    let Some(Spot { program, .. }) = spots.first() else { return Ok(()) };
+    if let Some(multi) = loaded.multi(program) {
+        let offsets: Vec<u64> = spots.iter().map(|spot| spot.offset).collect();
+        let has_cookies = spots.iter().any(|spot| spot.cookie.is_some());
+        let cookies: Vec<u64> = spots.iter().map(|spot| spot.cookie.unwrap_or_default()).collect();
+        let link = multi
+            .attach(path, &offsets, if has_cookies { &cookies } else { &[] })
+            .with_context(|| format!("attach {program} to {}", target.name()))?;
+        links.push(Link::Many(link));
+        return Ok(());
+    }
+    for Spot { offset, cookie, .. } in spots {
+        let context = || format!("attach {program} to {} at {offset:#x}", target.name());
+        let uprobe = loaded.uprobe(program)?;
+        let location = UProbeAttachLocation::AbsoluteOffset(*offset);
+        let point = UProbeAttachPoint { location, cookie: *cookie };
+        let link = uprobe.attach(point, path, UProbeScope::AllProcesses).with_context(context)?;
+        links.push(Link::One(uprobe.take_link(link).with_context(context)?));
+    }
+    Ok(())
+}
+
 /// Detaches side by side: for each link the kernel waits until no processor can be in the program,
 /// up to some hundred milliseconds, and those who wait at the same time wait together.
-fn detach(mut links: Vec<UProbeLink>) {
+fn detach(mut links: Vec<Link>) {
     const AT_ONCE: usize = 32;
     let share = links.len().div_ceil(AT_ONCE).max(1);
     thread::scope(|scope| {

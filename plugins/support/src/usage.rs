@@ -1,9 +1,8 @@
 //! What programs cost, as the kernel counts it for every loaded program.
 
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use aya::programs::ProgramFd;
 use plugin_api::Metric;
 
 /// The sum over some programs. Times and runs are 0 unless `kernel.bpf_stats_enabled` is 1.
@@ -20,11 +19,11 @@ pub struct Usage {
 /// Reads it for the programs of one object.
 #[derive(Debug)]
 pub struct Meter {
-    programs: Vec<ProgramFd>,
+    programs: Vec<OwnedFd>,
 }
 
 impl Meter {
-    pub(crate) fn new(programs: Vec<ProgramFd>) -> Self {
+    pub(crate) fn new(programs: Vec<OwnedFd>) -> Self {
         Self { programs }
     }
 

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::mem;
 
-use crate::decode::{Moment, Part};
+use crate::bash::flavour::Flavour;
+use crate::decode::{Context, Moment, Part};
 
 /// Bytes of a command; what is longer is cut.
 pub(crate) const LONGEST: usize = 256 * 1024;
@@ -22,6 +23,9 @@ pub(crate) struct Command {
     pub(crate) text: Vec<u8>,
     /// A piece of it is missing.
     pub(crate) is_cut: bool,
+    pub(crate) flavour: Flavour,
+    /// Where its last line was entered, if that was asked for.
+    pub(crate) context: Option<Context>,
 }
 
 /// Commands that are not complete yet.
@@ -29,7 +33,10 @@ pub(crate) struct Command {
 pub(crate) struct Commands {
     open: HashMap<u32, Open>,
     bytes: usize,
+    /// Those of lines that come next.
+    contexts: HashMap<u32, Context>,
     refused: u64,
+    contexts_refused: u64,
 }
 
 #[derive(Debug)]
@@ -47,9 +54,12 @@ impl Commands {
             // Given up with Ctrl-C, or its end was lost.
             self.close(moment.pid, done);
         }
+        let flavour = part.flavour;
+        let context = part.starts.then(|| self.contexts.remove(&moment.pid)).flatten();
         if part.starts && part.ends && !part.in_command {
-            let text = part.text.to_vec();
-            done.push(Command { moment, text, is_cut: part.is_cut });
+            let text = without_break(flavour, part.text).to_vec();
+            let is_cut = part.is_cut;
+            done.push(Command { moment, text, is_cut, flavour, context }.plain());
             return;
         }
         if part.starts && !self.open.contains_key(&moment.pid) {
@@ -57,7 +67,8 @@ impl Commands {
                 self.refused += 1;
                 return;
             }
-            let command = Command { moment, text: Vec::new(), is_cut: false };
+            let command =
+                Command { moment, text: Vec::new(), is_cut: false, flavour, context: None };
             self.open.insert(moment.pid, Open { command, line: None });
         } else if part.starts {
             self.append(moment.pid, b"\n");
@@ -67,6 +78,7 @@ impl Commands {
             // The end of the line before was lost.
             open.command.is_cut |= open.line.is_some();
             open.line = Some(open.command.text.len());
+            open.command.context = context;
         }
         open.command.moment = moment;
         let Some(line) = open.line else { return };
@@ -79,9 +91,22 @@ impl Commands {
         open.command.is_cut |= part.is_cut;
         if part.ends {
             open.line = None;
+            let text = &mut open.command.text;
+            let kept = line + without_break(flavour, &text[line..]).len();
+            self.bytes -= text.len() - kept;
+            text.truncate(kept);
             if !part.in_command {
                 self.close(moment.pid, done);
             }
+        }
+    }
+
+    /// Takes note of where the next line of a process is entered.
+    pub(crate) fn observe_context(&mut self, pid: u32, context: Context) {
+        if self.contexts.len() < MOST_OPEN || self.contexts.contains_key(&pid) {
+            self.contexts.insert(pid, context);
+        } else {
+            self.contexts_refused += 1;
         }
     }
 
@@ -96,11 +121,17 @@ impl Commands {
         for pid in gone {
             self.close(pid, done);
         }
+        self.contexts.retain(|pid, _| !is_gone(*pid));
     }
 
     /// Lines that found no room since the last call.
     pub(crate) fn take_refused(&mut self) -> u64 {
         mem::take(&mut self.refused)
+    }
+
+    /// Contexts that found no room since the last call.
+    pub(crate) fn take_contexts_refused(&mut self) -> u64 {
+        mem::take(&mut self.contexts_refused)
     }
 
     fn append(&mut self, pid: u32, text: &[u8]) {
@@ -116,21 +147,37 @@ impl Commands {
         if let Some(Open { mut command, line }) = self.open.remove(&pid) {
             self.bytes -= command.text.len();
             command.is_cut |= line.is_some();
-            done.push(command);
+            done.push(command.plain());
         }
     }
+}
+
+impl Command {
+    /// Its text as it was typed.
+    fn plain(mut self) -> Self {
+        self.flavour.plain(&mut self.text);
+        self
+    }
+}
+
+/// A line without the line break at its end.
+fn without_break(flavour: Flavour, line: &[u8]) -> &[u8] {
+    let plain = line.strip_suffix(b"\n").filter(|_| flavour.keeps_line_break());
+    plain.unwrap_or(line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Command, Commands, LONGEST, MOST_OPEN};
-    use crate::decode::{Moment, Part};
+    use crate::bash::flavour::Flavour;
+    use crate::decode::{Context, Moment, Part};
 
     const HERE: Moment = Moment { pid: 7, uid: 1000, time_ns: 1 };
 
     /// A whole line by itself, from which each test takes or to which it adds something.
     fn line(text: &str) -> Part<'_> {
         Part {
+            flavour: Flavour::Bash,
             text: text.as_bytes(),
             offset: 0,
             starts: true,
@@ -203,6 +250,44 @@ mod tests {
         commands.observe(HERE, &Part { ends: false, ..line("ec") }, &mut done);
         commands.observe(HERE, &Part { starts: false, offset: 2, ..line("ho") }, &mut done);
         assert_eq!(texts(&done), [("echo", false)]);
+    }
+
+    #[test]
+    fn line_breaks_that_a_shell_keeps_are_between_lines_only() {
+        let (mut commands, mut done) = (Commands::default(), Vec::new());
+        let zsh = |part| Part { flavour: Flavour::Zsh, ..part };
+        commands.observe(HERE, &zsh(line("ls\n")), &mut done);
+        commands.observe(HERE, &zsh(line("\n")), &mut done);
+        commands.observe(HERE, &zsh(first("for x\n")), &mut done);
+        commands.observe(HERE, &zsh(Part { ends: false, ..next("d") }), &mut done);
+        commands.observe(HERE, &zsh(Part { starts: false, offset: 1, ..next("o\n") }), &mut done);
+        commands.end(HERE, &mut done);
+        commands.observe(HERE, &line("bash\n"), &mut done);
+        let expected = [("ls", false), ("", false), ("for x\ndo", false), ("bash\n", false)];
+        assert_eq!(texts(&done), expected);
+        assert_eq!(commands.bytes, 0);
+    }
+
+    #[test]
+    fn a_command_is_where_its_last_line_is() {
+        let (mut commands, mut done) = (Commands::default(), Vec::new());
+        let at = |ppid| Context { ppid, login_uid: None, tty: None, cwd: None };
+        commands.observe_context(7, at(1));
+        commands.observe(HERE, &line("ls"), &mut done);
+        commands.observe(HERE, &line("lost"), &mut done);
+        commands.observe_context(7, at(2));
+        commands.observe(HERE, &first("for x"), &mut done);
+        commands.observe_context(7, at(3));
+        commands.observe(HERE, &next("do"), &mut done);
+        commands.end(HERE, &mut done);
+        let contexts: Vec<_> = done.iter().map(|c| c.context.as_ref().map(|c| c.ppid)).collect();
+        assert_eq!(contexts, [Some(1), None, Some(3)]);
+        for pid in 0..=MOST_OPEN as u32 {
+            commands.observe_context(pid, at(4));
+        }
+        assert_eq!(commands.take_contexts_refused(), 1);
+        commands.end_where(|_| true, &mut done);
+        assert!(commands.contexts.is_empty());
     }
 
     #[test]

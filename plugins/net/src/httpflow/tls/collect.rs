@@ -1,5 +1,5 @@
-//! httpflow-tls's thread: pieces out of the kernel, points to the host once per interval; and now
-//! and then a look at who uses a TLS library.
+//! httpflow-tls's thread: pieces out of the kernel, points to the host once per interval; and a look
+//! at who uses a TLS library, when a program starts, and at all of them now and then.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
@@ -35,6 +35,7 @@ const LONGEST_QUIET_NS: u64 = 3600 * 1_000_000_000;
 pub(crate) struct Told {
     files_attached: AtomicU64,
     files_refused: AtomicU64,
+    processes_unseen: AtomicU64,
     exchanges: AtomicU64,
     streams_refused: AtomicU64,
     without_socket: AtomicU64,
@@ -45,13 +46,13 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// What became of each file with TLS in it.
+    /// Each file with TLS in it that is watched, and which processes cannot be seen.
     pub(crate) fn files(&self) -> Vec<ProbeVerdict> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// `lost`: what the kernel side has counted itself.
-    pub(crate) fn metrics(&self, lost: u64) -> Vec<Metric> {
+    /// `lost` and `starts_lost`: what the kernel side has counted itself.
+    pub(crate) fn metrics(&self, lost: u64, starts_lost: u64) -> Vec<Metric> {
         let counted = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
         let counters = [
             ("tls_exchanges", "HTTP exchanges seen through TLS.", counted(&self.exchanges)),
@@ -59,6 +60,11 @@ impl Told {
                 "tls_pieces_lost",
                 "Pieces of TLS sessions that found their ring full, or could not be told.",
                 lost,
+            ),
+            (
+                "tls_starts_lost",
+                "Starts of programs that found their ring full; the next look finds them.",
+                starts_lost,
             ),
             (
                 "tls_streams_refused",
@@ -97,7 +103,12 @@ impl Told {
             "Files with TLS in them that programs are attached to.",
             counted(&self.files_attached) as f64,
         );
-        counters.into_iter().chain([attached]).collect()
+        let unseen = Metric::gauge(
+            "tls_processes_unseen",
+            "Processes with TLS that cannot be seen.",
+            counted(&self.processes_unseen) as f64,
+        );
+        counters.into_iter().chain([attached, unseen]).collect()
     }
 }
 
@@ -106,6 +117,7 @@ pub(crate) struct Collector {
     interval: Duration,
     loaded: Arc<Mutex<Loaded>>,
     pieces: Ring,
+    starts: Ring,
     files: Files,
     sessions: Sessions,
     aggregate: Aggregate,
@@ -124,12 +136,14 @@ impl Collector {
         domains: Arc<Mutex<Domains>>,
         told: Arc<Told>,
     ) -> Result<Self> {
-        let pieces = loaded.lock().unwrap_or_else(PoisonError::into_inner).ring("tls_pieces")?;
+        let ring = |name| loaded.lock().unwrap_or_else(PoisonError::into_inner).ring(name);
+        let (pieces, starts) = (ring("tls_pieces")?, ring("tls_starts")?);
         let mut collector = Self {
             host,
             interval: config.interval,
             loaded,
             pieces,
+            starts,
             files: Files::default(),
             sessions: Sessions::default(),
             aggregate: Aggregate::new(
@@ -147,12 +161,20 @@ impl Collector {
 
     /// Runs until it is told to stop, and reports a last time then.
     pub(crate) fn run(mut self, waiter: &Waiter) -> Result<()> {
-        waiter.watch(self.pieces.as_fd()).context("watch the ring")?;
+        for ring in [&self.pieces, &self.starts] {
+            waiter.watch(ring.as_fd()).context("watch a ring")?;
+        }
         let sweep = self.interval.min(LONGEST_SWEEP);
         self.aggregate.refresh_nat(&self.host);
         let mut report_due = Instant::now() + self.interval;
         let mut sweep_due = Instant::now() + sweep;
-        while waiter.wait(report_due.min(sweep_due)).context("wait for records")? {
+        loop {
+            let due = report_due.min(sweep_due);
+            let due = self.files.due().map_or(due, |look| look.min(due));
+            if !waiter.wait(due).context("wait for records")? {
+                break;
+            }
+            self.look_at_starts();
             self.drain();
             if sweep_due <= Instant::now() {
                 self.sweep();
@@ -185,6 +207,42 @@ impl Collector {
         told.exchanges.fetch_add(exchanges, Ordering::Relaxed);
     }
 
+    /// A start is acted upon before anything else: a first request may follow any moment.
+    fn look_at_starts(&mut self) {
+        let Self { starts, files, told, loaded, .. } = self;
+        let mut started = Vec::new();
+        starts.drain(|bytes| match decode::start(bytes) {
+            Ok(pid) => started.push(pid),
+            Err(error) => {
+                told.undecodable.fetch_add(1, Ordering::Relaxed);
+                log::debug!(error:%; "undecodable record");
+            }
+        });
+        let is_due = files.due().is_some_and(|due| due <= Instant::now());
+        if started.is_empty() && !is_due {
+            return;
+        }
+        let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        for pid in started {
+            files.started(&mut loaded, pid);
+        }
+        files.look_again(&mut loaded);
+        drop(loaded);
+        self.tell_files();
+    }
+
+    fn tell_files(&mut self) {
+        if !self.files.take_changed() {
+            return;
+        }
+        let Told { files, files_attached, files_refused, processes_unseen, .. } =
+            self.told.as_ref();
+        *files.lock().unwrap_or_else(PoisonError::into_inner) = self.files.verdicts();
+        files_attached.store(self.files.attached() as u64, Ordering::Relaxed);
+        files_refused.store(self.files.refused(), Ordering::Relaxed);
+        processes_unseen.store(self.files.unseen() as u64, Ordering::Relaxed);
+    }
+
     /// Looks at who uses what, and ends the sessions of those that are gone.
     fn sweep(&mut self) {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,10 +259,7 @@ impl Collector {
                     .entry(pid)
                     .or_insert_with(|| Path::new("/proc").join(pid.to_string()).exists())
         });
-        let Told { files, files_attached, files_refused, .. } = self.told.as_ref();
-        *files.lock().unwrap_or_else(PoisonError::into_inner) = self.files.verdicts();
-        files_attached.store(self.files.attached() as u64, Ordering::Relaxed);
-        files_refused.store(self.files.refused(), Ordering::Relaxed);
+        self.tell_files();
     }
 
     fn end_where(&mut self, mut has_ended: impl FnMut(u32, u64) -> bool) {

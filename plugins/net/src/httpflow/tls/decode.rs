@@ -103,6 +103,12 @@ pub(super) fn record(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
     Ok(Record { session, born_ns, time_ns, owner: Owner { pid, comm }, socket, what })
 }
 
+/// The process of a `tls_start`.
+pub(super) fn start(bytes: &[u8]) -> Result<u32, DecodeError> {
+    let abi::tls_start { pid, padding: _ } = read("tls_start", bytes)?;
+    Ok(pid)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Way, What, record};

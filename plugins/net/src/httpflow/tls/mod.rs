@@ -1,7 +1,7 @@
 //! httpflow-tls: the same for requests that go through a TLS library.
 //!
 //! ```text
-//! files --uprobes--> kernel --pieces--> collect --bytes--> decode --Piece--> follow
+//! library, files --uprobes--> kernel --pieces--> collect --bytes--> decode --Piece--> follow
 //!       --Exchange--> the aggregate and the points of httpflow
 //! ```
 //!
@@ -10,5 +10,8 @@
 
 pub(crate) mod collect;
 mod decode;
+pub(crate) mod explain;
 mod files;
 mod follow;
+mod library;
+mod unseen;
