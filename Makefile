@@ -33,7 +33,7 @@ SECONDS_EACH ?= 30
 # The kernel matrix: kernels out of Debian's suites, and what plugins may not use there. Empty
 # TESTS: all that tests/vm/tests.list names.
 KERNELS ?= 5.10 6.1 6.12 6.18 7.3
-POLICIES ?= auto no-kprobe
+POLICIES ?= auto no-tp-btf
 TESTS ?=
 UPDATE ?=
 
