@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::collector::Collector;
 use crate::receiver::Receiver;
+use crate::shell::Shell;
 use crate::wire::{PbValue, Point};
 use crate::{process, wait};
 
@@ -54,6 +55,20 @@ pub fn expect(receiver: &Receiver, pid: u32, user: &str, commands: &[&str]) -> V
         assert_eq!(text(point, "user"), user, "{point:?}");
     }
     points
+}
+
+/// The same of a shell that is then told to exit: as long as it is there, it can be told who it is.
+#[track_caller]
+pub fn expect_and_exit(
+    receiver: &Receiver,
+    shell: Shell,
+    pid: u32,
+    user: &str,
+    commands: &[&str],
+) -> Vec<Point> {
+    expect(receiver, pid, user, commands);
+    shell.exit();
+    expect(receiver, pid, user, &[commands, &["exit"]].concat())
 }
 
 /// Whether a file is watched; `None` if it is not known.

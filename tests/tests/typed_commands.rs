@@ -8,7 +8,9 @@ use system_tests::collector::{Collector, HOSTNAME};
 use system_tests::process;
 use system_tests::receiver::Receiver;
 use system_tests::shell::{Root, Shell};
-use system_tests::typed::{expect, is_watched, linked, points_of, start, text, wait_for_file};
+use system_tests::typed::{
+    expect, expect_and_exit, is_watched, linked, points_of, start, text, wait_for_file,
+};
 use system_tests::wait;
 
 /// A shell in a root whose file is new to the collector. Nobody types before it is watched: only a program is that fast.
@@ -89,8 +91,7 @@ fn users_are_those_of_the_shells_own_root() {
         let pid = shell.pid();
         let command = format!(": by {user}");
         shell.enter(&command);
-        shell.exit();
-        expect(&receiver, pid, user, &[&command, "exit"]);
+        expect_and_exit(&receiver, shell, pid, user, &[&command]);
     }
     collector.stop();
 }
@@ -119,8 +120,7 @@ fn a_file_is_watched_from_its_first_start_until_nobody_runs_it() {
     let mut shell = first_shell(&collector, &root);
     let pid = shell.pid();
     shell.enter(": first");
-    shell.exit();
-    expect(&receiver, pid, "root", &[": first", "exit"]);
+    expect_and_exit(&receiver, shell, pid, "root", &[": first"]);
     let is_gone = || is_watched(&collector, &file).is_none();
     wait::until_true("nobody runs it", is_gone, || collector.status().to_string());
     // And again, as if it had never been there.
@@ -160,8 +160,8 @@ fn a_file_that_two_overlays_share_gives_each_command_once() {
     }
     for shell in shells {
         let pid = shell.pid();
-        shell.exit();
-        expect(&receiver, pid, "root", &[": round 0", ": round 1", ": round 2", "exit"]);
+        let rounds = [": round 0", ": round 1", ": round 2"];
+        expect_and_exit(&receiver, shell, pid, "root", &rounds);
     }
     collector.stop();
 }
@@ -180,9 +180,8 @@ fn a_bash_whose_readline_is_a_library_is_watched_there() {
     other.enter("not for bash");
     shell.enter("first");
     shell.enter("");
-    shell.exit();
+    expect_and_exit(&receiver, shell, pid, "root", &["first", ""]);
     other.exit();
-    expect(&receiver, pid, "root", &["first", "", "exit"]);
     collector.stop();
     assert_eq!(points_of(&receiver, pid_of_other), []);
 }
@@ -245,9 +244,8 @@ fn lines_of_one_command_are_one_point() {
     shell.enter(": next");
     shell.paste(": pasted <<END\nin one piece\nEND");
     let pid = shell.pid();
-    shell.exit();
-    let more = [": 'given up", ": next", ": pasted <<END\nin one piece\nEND", "exit"];
-    expect(&receiver, pid, "root", &[&commands[..], &more[..]].concat());
+    let more = [": 'given up", ": next", ": pasted <<END\nin one piece\nEND"];
+    expect_and_exit(&receiver, shell, pid, "root", &[&commands[..], &more[..]].concat());
     collector.stop();
 }
 

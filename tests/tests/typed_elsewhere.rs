@@ -8,7 +8,7 @@ use system_tests::collector::Collector;
 use system_tests::receiver::Receiver;
 use system_tests::shell::{Root, Shell};
 use system_tests::typed::{
-    Chance, expect, linked, points_of, start, start_with, text, wait_for_file,
+    Chance, expect, expect_and_exit, linked, points_of, start, start_with, text, wait_for_file,
 };
 use system_tests::wire::Point;
 
@@ -49,9 +49,8 @@ fn commands_of_zsh() {
     // Widgets ask the line editor for other things while it reads; this one for the last word.
     shell.press(": again \x1b.\n");
     let pid = shell.pid();
-    shell.exit();
-    let more = [": again end", "exit"];
-    let points = expect(&receiver, pid, "root", &[&commands[..], &more[..]].concat());
+    let commands = [&commands[..], &[": again end"]].concat();
+    let points = expect_and_exit(&receiver, shell, pid, "root", &commands);
     all_are_of(&points, "zsh");
     collector.stop();
 }
@@ -100,8 +99,8 @@ fn lines_of_psql_through_either_library() {
         wait_for_file(&collector, &program);
         let pid = shell.pid();
         shell.enter("SELECT 1;");
-        shell.exit();
-        all_are_of(&expect(&receiver, pid, "root", &["SELECT 1;", "exit"]), "psql");
+        let points = expect_and_exit(&receiver, shell, pid, "root", &["SELECT 1;"]);
+        all_are_of(&points, "psql");
     }
     collector.stop();
 }
@@ -154,8 +153,8 @@ fn more_fields_say_where_a_command_was_entered() {
     for (command, _) in &places[..places.len() - 1] {
         shell.enter(command);
     }
-    shell.exit();
-    let points = expect(&receiver, pid, "root", &places.map(|(command, _)| command));
+    let commands = places.map(|(command, _)| command);
+    let points = expect_and_exit(&receiver, shell, pid, "root", &commands[..commands.len() - 1]);
     assert!(collector.metric("ebpf-bash", "cwds_unknown_total") >= 2);
     collector.stop();
     for (point, (_, cwd)) in points.iter().zip(places) {
@@ -249,14 +248,14 @@ fn a_setting_that_means_nothing_stops_this_plugin_alone_and_is_named() {
 }
 
 #[test]
-fn without_the_right_to_attach_it_fails_alone_and_says_why() {
+fn where_nothing_may_be_attached_it_fails_alone_and_says_why() {
     let receiver = Receiver::start();
     let _somebody = Shell::bash();
     let setup = Collector::setup(&receiver).enabled("ebpf-net,ebpf-bash");
-    let collector = setup.without_capability("sys_admin").launch();
+    let collector = setup.args(["--probe-policy", "no-uprobe"]).launch();
     let entry = collector.wait_for("ebpf-bash", "failed");
     let reason = entry["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("CAP_SYS_ADMIN") && reason.contains("Permission denied"), "{entry}");
+    assert!(reason.contains("uprobe/readline") && reason.contains("no-uprobe"), "{entry}");
     collector.wait_for("ebpf-net", "running");
     collector.stop();
 }

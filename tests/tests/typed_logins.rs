@@ -14,7 +14,7 @@ use system_tests::ports::free_address;
 use system_tests::process;
 use system_tests::receiver::Receiver;
 use system_tests::shell::Shell;
-use system_tests::typed::{expect, start};
+use system_tests::typed::{expect, expect_and_exit, start};
 use system_tests::wait;
 
 const USERS: [(&str, u32); 3] = [("root", 0), ("anna", 54_321), ("ben", 54_322)];
@@ -70,9 +70,7 @@ fn each_command_is_seen_once(receiver: &Receiver, homes: &Homes, user: &str, mut
     for command in commands {
         shell.enter(command);
     }
-    shell.exit();
-    let all = [&[asked.as_str()], &commands[..], &["exit"]].concat();
-    expect(receiver, pid, user, &all);
+    expect_and_exit(receiver, shell, pid, user, &[&[asked.as_str()], &commands[..]].concat());
 }
 
 #[test]
