@@ -81,7 +81,7 @@ done < <(wanted) >"$work/plan"
 plan_of() {
 	awk -v kernel="$1" '
 		NR == FNR {
-			if ($1 != "!" || $2 != kernel)
+			if ($1 != "!" || ($2 != kernel && $2 != "any"))
 				next
 			split($3, parts, "::")
 			file = parts[1]

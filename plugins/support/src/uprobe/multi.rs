@@ -6,6 +6,7 @@
 //! within some ten or hundred milliseconds: it would take seconds to stop.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::{Context as _, Result, bail};
@@ -28,6 +29,12 @@ impl Multi {
     pub(crate) fn attach(&self, path: &str, offsets: &[u64], cookies: &[u64]) -> Result<OwnedFd> {
         let program = self.program.as_fd();
         Ok(raw::uprobe_link(program, path, offsets, cookies, self.at_return)?)
+    }
+
+    /// Whether the kernel knows such links: then it misses the file, which is no file.
+    fn can_be_attached(&self) -> bool {
+        let link = raw::uprobe_link(self.program.as_fd(), "", &[0], &[], self.at_return);
+        link.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     pub(crate) fn program(&self) -> BorrowedFd<'_> {
@@ -66,7 +73,12 @@ pub(crate) fn load(
         let function = object.functions.get(&program.function_key()).context("it has no code")?;
         let program = raw::uprobe_load(name, &function.instructions, &program.license)
             .with_context(|| format!("load {name}"))?;
-        loaded.insert(*name, Multi { program, at_return });
+        let multi = Multi { program, at_return };
+        // Kernels before 6.6 load the program and do not look at what it is for.
+        if !multi.can_be_attached() {
+            return Ok(HashMap::new());
+        }
+        loaded.insert(*name, multi);
     }
     Ok(loaded)
 }
