@@ -106,7 +106,9 @@ impl Collector {
             }
         }
         if let Some(why) = collector.files.refusal() {
-            bail!("no shell can be watched, for which kernels before 6.6 ask for CAP_SYS_ADMIN: {why}");
+            bail!(
+                "no shell can be watched, for which kernels before 6.6 ask for CAP_SYS_ADMIN: {why}"
+            );
         }
         collector.tell();
         Ok(collector)

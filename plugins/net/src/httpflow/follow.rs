@@ -14,6 +14,7 @@ use plugin_proto::piece::{Cursor, Piece};
 
 use super::decode::{Ends, Exchange, Kind, Part};
 use super::http1::{Http1, Message, Next};
+use super::order::{Order, Room};
 
 const MAX_CONNECTIONS: usize = 4096;
 /// Nothing was heard of a connection for so long, in nanoseconds.
@@ -25,6 +26,7 @@ pub(super) struct Follow {
     connections: HashMap<u64, Followed>,
     /// The time of the latest piece.
     now: u64,
+    room: Room,
     counts: FollowCounts,
 }
 
@@ -55,6 +57,7 @@ enum Protocol {
 #[derive(Debug, Default)]
 struct Direction {
     latest: Option<(u32, u64)>,
+    order: Order,
     cursor: Option<Cursor>,
 }
 
@@ -104,20 +107,20 @@ impl Follow {
         followed.heard_at = part.time_ns;
         followed.ends = part.ends;
         if part.kind == Kind::Closed {
-            followed.close(&mut self.counts, tell);
+            followed.close(&mut self.room, &mut self.counts, tell);
             self.connections.remove(&part.cookie);
         } else {
-            followed.feed(part, &mut self.counts, tell);
+            followed.observe(part, &mut self.room, &mut self.counts, tell);
         }
     }
 
     /// Forgets those of which nothing was heard for long.
     pub(super) fn expire(&mut self, tell: &mut impl FnMut(&Exchange<'_>)) {
-        let Self { connections, now, counts } = self;
+        let Self { connections, now, room, counts } = self;
         connections.retain(|_, followed| {
             let is_idle = followed.heard_at.saturating_add(IDLE_NS) < *now;
             if is_idle {
-                followed.close(counts, tell);
+                followed.close(room, counts, tell);
             }
             !is_idle
         });
@@ -126,7 +129,7 @@ impl Follow {
     /// Tells what was answered on all connections: nothing more will come.
     pub(super) fn end(&mut self, tell: &mut impl FnMut(&Exchange<'_>)) {
         for (_, mut followed) in self.connections.drain() {
-            followed.close(&mut self.counts, tell);
+            followed.close(&mut self.room, &mut self.counts, tell);
         }
     }
 }
@@ -149,18 +152,61 @@ impl Followed {
         }
     }
 
-    fn feed(
+    fn direction(&mut self, side: Side) -> &mut Direction {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+
+    /// What comes before its turn waits.
+    fn observe(
         &mut self,
         part: &Part<'_>,
+        room: &mut Room,
         counts: &mut FollowCounts,
         tell: &mut impl FnMut(&Exchange<'_>),
     ) {
-        let (direction, side) = if part.is_request {
-            (&mut self.client, Side::Client)
-        } else {
-            (&mut self.server, Side::Server)
-        };
+        let side = if part.is_request { Side::Client } else { Side::Server };
+        let direction = self.direction(side);
         let piece = direction.piece(part);
+        if direction.order.hold(&piece, room) {
+            return;
+        }
+        if direction.order.gives_up_before(&piece) {
+            self.give_up(side, room, counts, tell);
+        }
+        self.feed(side, &piece, counts, tell);
+        while let Some(held) = self.direction(side).order.due(room) {
+            self.feed(side, &held.piece(), counts, tell);
+        }
+    }
+
+    /// What waits does so no longer.
+    fn give_up(
+        &mut self,
+        side: Side,
+        room: &mut Room,
+        counts: &mut FollowCounts,
+        tell: &mut impl FnMut(&Exchange<'_>),
+    ) {
+        while let Some(held) = self.direction(side).order.give_up(room) {
+            self.feed(side, &held.piece(), counts, tell);
+        }
+    }
+
+    fn feed(
+        &mut self,
+        side: Side,
+        piece: &Piece<'_>,
+        counts: &mut FollowCounts,
+        tell: &mut impl FnMut(&Exchange<'_>),
+    ) {
+        let direction = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        direction.order.passed(piece);
         match &mut self.protocol {
             Protocol::Tunnel => {}
             Protocol::Http2(connection) => {
@@ -168,14 +214,14 @@ impl Followed {
                     direction.cursor = Some(Cursor::at(piece.position));
                     connection.start(side, piece.position);
                 }
-                feed_http2(connection, side, &piece, self.ends, counts, tell);
+                feed_http2(connection, side, piece, self.ends, counts, tell);
             }
             Protocol::Http1(http1) => {
                 let cursor = direction.cursor.get_or_insert(Cursor::at(piece.position));
-                let Some(news) = cursor.advance(&piece) else { return };
+                let Some(news) = cursor.advance(piece) else { return };
                 let ends = self.ends;
                 let mut told = |message: Message| tell_http1(ends, message, tell);
-                let next = if part.is_request {
+                let next = if side == Side::Client {
                     http1.request(&news, piece.time, &mut told);
                     Next::Http1
                 } else {
@@ -206,7 +252,15 @@ impl Followed {
         }
     }
 
-    fn close(&mut self, counts: &mut FollowCounts, tell: &mut impl FnMut(&Exchange<'_>)) {
+    fn close(
+        &mut self,
+        room: &mut Room,
+        counts: &mut FollowCounts,
+        tell: &mut impl FnMut(&Exchange<'_>),
+    ) {
+        for side in [Side::Client, Side::Server] {
+            self.give_up(side, room, counts, tell);
+        }
         let ends = self.ends;
         match &mut self.protocol {
             Protocol::Tunnel => {}

@@ -16,5 +16,6 @@ pub(crate) mod collect;
 mod decode;
 mod follow;
 mod http1;
+mod order;
 mod point;
 pub(crate) mod tls;
