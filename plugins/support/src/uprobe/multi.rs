@@ -6,13 +6,13 @@
 //! within some ten or hundred milliseconds: it would take seconds to stop.
 
 use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::Map;
 use aya::{Btf, Ebpf};
 use aya_obj::{Object, ProgramSection};
+use rustix::io::Errno;
 
 use crate::raw;
 
@@ -31,10 +31,10 @@ impl Multi {
         Ok(raw::uprobe_link(program, path, offsets, cookies, self.at_return)?)
     }
 
-    /// Whether the kernel knows such links: then it misses the file, which is no file.
+    /// Whether the kernel knows such links: then it says that a folder has no code.
     fn can_be_attached(&self) -> bool {
-        let link = raw::uprobe_link(self.program.as_fd(), "", &[0], &[], self.at_return);
-        link.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        let link = raw::uprobe_link(self.program.as_fd(), "/", &[0], &[], self.at_return);
+        link.is_err_and(|error| Errno::from_io_error(&error) == Some(Errno::BADF))
     }
 
     pub(crate) fn program(&self) -> BorrowedFd<'_> {
@@ -75,9 +75,7 @@ pub(crate) fn load(
             .with_context(|| format!("load {name}"))?;
         let multi = Multi { program, at_return };
         // Kernels before 6.6 load the program and do not look at what it is for.
-        if !multi.can_be_attached() {
-            return Ok(HashMap::new());
-        }
+        ensure!(multi.can_be_attached(), "the kernel does not know such links");
         loaded.insert(*name, multi);
     }
     Ok(loaded)
