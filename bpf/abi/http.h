@@ -25,7 +25,10 @@ enum http_way {
 	HTTP_OUTGOING = 1,
 };
 
-/* A request and its response, which have ended; `captured` bytes of the request follow. */
+/*
+ * A request and its response, which have ended, or several on one connection that look the same;
+ * `captured` bytes of the request follow.
+ */
 struct http_exchange {
 	struct tuple tuple;
 	struct owner owner;
@@ -37,13 +40,16 @@ struct http_exchange {
 	__u8 minor;
 	/* The socket's cookie. */
 	__u64 cookie;
-	/* From the first byte of the request to the first of the response. */
+	/* From the first byte of each request to the first of its response, as a sum. */
 	__u64 latency_ns;
-	/* Bytes of each on the connection, heads included. */
+	/* Bytes of one request on the connection, its head included. */
 	__u64 request_bytes;
+	/* Bytes of all responses, heads included. */
 	__u64 response_bytes;
-	__u32 status;
-	__u32 captured;
+	/* How many they are. */
+	__u32 count;
+	__u16 status;
+	__u16 captured;
 };
 _Static_assert(sizeof(struct http_exchange) == 104, "http_exchange is wire format");
 

@@ -3,10 +3,10 @@
  * HTTP/1 exchanges, out of the packets of local sockets.
  *
  *   packet -> its bytes that are new and in order -> request or response side
- *   request head        -> the exchange before it has ended: into the ring; remembered
+ *   request head        -> the exchange before it has ended: added up; remembered
  *   first response byte -> status, latency
  *   other bytes         -> counted
- *   close, idle walk    -> the last exchange has ended: into the ring
+ *   close, idle walk    -> the last exchange has ended: into the ring, with what was added up
  *
  * Where one packet does not tell enough (a request line that is split, a second
  * request before the first is answered, HTTP/2), the connection is handed over to user
@@ -26,6 +26,7 @@
 
 #include "abi/net.h"
 #include "lib/count.bpf.h"
+#include "progs/net/http_batch.bpf.h"
 #include "progs/net/http_conn.bpf.h"
 #include "progs/net/http_head.bpf.h"
 #include "progs/net/http_piece.bpf.h"
@@ -37,30 +38,27 @@ static __always_inline struct http_conn *http_of(struct __sk_buff *skb)
 	return sk ? bpf_sk_storage_get(&http_conns, sk, NULL, 0) : NULL;
 }
 
-/* A request may begin in this packet, and what was before it has ended. */
-static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *conn,
-				     struct http_conn *http, const struct segment *segment,
-				     enum http_token token, enum direction way)
+/* Remembers the head of a request. False if user space must follow it. */
+static __always_inline bool remember_head(struct __sk_buff *skb, struct http_conn *http,
+					  const struct segment *segment, enum http_token token)
 {
-	struct http_stand *stand = &conn->http;
 	__u32 captured = segment->len;
 
-	if (token >= TOKEN_PREFACE) {
-		http_hand_over(skb, conn, http, way);
-		return;
-	}
 	if (token == TOKEN_WITHOUT_BODY && captured > HTTP_LINE_BYTES)
 		captured = HTTP_LINE_BYTES;
 	if (captured > HTTP_HEAD_BYTES)
 		captured = HTTP_HEAD_BYTES;
 	if (captured < 8 ||
 	    !copy_bytes(skb, segment->offset, http->head, captured, sizeof(http->head)))
-		return;
-	http->exchange.captured = captured;
-	if (!is_simple(http, captured, segment->len, token)) {
-		http_hand_over(skb, conn, http, way);
-		return;
-	}
+		return false;
+	http->batch.captured = captured;
+	return is_simple(http, captured, segment->len, token);
+}
+
+static __always_inline void http_asked(struct __sk_buff *skb, struct http_stand *stand,
+				       struct http_conn *http, const struct segment *segment,
+				       enum direction way)
+{
 	http->asked_seq = segment->seq;
 	stand->request_bytes = segment->len;
 	stand->response_bytes = 0;
@@ -69,27 +67,63 @@ static __always_inline void http_ask(struct __sk_buff *skb, struct tcp_conn *con
 	stand->state = HTTP_ASKED;
 }
 
+/* While a request is open: its rest. */
+static __always_inline void http_asks_on(struct __sk_buff *skb, struct tcp_conn *conn,
+					 const struct segment *segment, enum direction way)
+{
+	enum http_token token = token_at(skb, segment);
+	struct http_conn *http;
+
+	if (token == TOKEN_NONE || token == TOKEN_SHORT) {
+		conn->http.request_bytes += segment->len + segment->missed;
+		return;
+	}
+	/* Another request, or a body that looks like one. */
+	http = http_of(skb);
+	if (http)
+		http_hand_over(skb, conn, http, way);
+}
+
 static __always_inline void http_request_side(struct __sk_buff *skb, struct tcp_conn *conn,
 					      const struct segment *segment, enum direction way)
 {
-	enum http_token token = token_at(skb, segment);
 	struct http_stand *stand = &conn->http;
+	enum http_token token;
 	struct http_conn *http;
+	bool is_followed;
 
-	if (token == TOKEN_NONE || (token == TOKEN_SHORT && stand->state != HTTP_IDLE)) {
-		stand->request_bytes += segment->len + segment->missed;
+	if (stand->state == HTTP_ASKED) {
+		http_asks_on(skb, conn, segment, way);
 		return;
 	}
 	http = http_of(skb);
 	if (!http)
 		return;
-	if (stand->state == HTTP_ASKED) {
-		/* Another request, or a body that looks like one. */
-		http_hand_over(skb, conn, http, way);
+	token = look_at(skb, http, segment);
+	if (token == TOKEN_NONE || (token == TOKEN_SHORT && stand->state != HTTP_IDLE)) {
+		stand->request_bytes += segment->len + segment->missed;
 		return;
 	}
-	http_emit(conn, http);
-	http_ask(skb, conn, http, segment, token, way);
+	/* A request may begin here, and what was before it has ended. */
+	is_followed = take_batch(http);
+	if (take_answered(stand)) {
+		if (is_followed)
+			http_add(conn, http);
+		else
+			http_emit_alone(conn, http);
+	}
+	if (is_followed) {
+		if (!is_repeated(http, segment, token)) {
+			http_flush(conn, http);
+			is_followed = token < TOKEN_PREFACE &&
+				      remember_head(skb, http, segment, token);
+		}
+		give_batch_back(http);
+	}
+	if (is_followed)
+		http_asked(skb, stand, http, segment, way);
+	else
+		http_hand_over(skb, conn, http, way);
 }
 
 /* The packet in which the owner writes is sent while it holds the socket's lock. */
@@ -143,8 +177,8 @@ static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp
 	/* What follows is another protocol: after CONNECT, too. */
 	if (status == 101 || (stand->connects && status >= 200 && status < 300)) {
 		http = http_of(skb);
-		if (http)
-			http_emit(conn, http);
+		if (http && take_answered(stand))
+			http_emit_alone(conn, http);
 		stand->mode = HTTP_OTHER;
 	}
 	return;
@@ -228,9 +262,12 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	conn->http.asks = way;
 	conn->http.known = 1 << way;
 	conn->http.next[way & 1] = segment.seq + segment.len;
-	http->exchange.cookie = bpf_get_socket_cookie(skb);
-	http->exchange.way = way == EGRESS ? HTTP_OUTGOING : HTTP_INCOMING;
-	http_ask(skb, conn, http, &segment, token, way);
+	http->batch.cookie = bpf_get_socket_cookie(skb);
+	http->batch.way = way == EGRESS ? HTTP_OUTGOING : HTTP_INCOMING;
+	if (token < TOKEN_PREFACE && remember_head(skb, http, &segment, token))
+		http_asked(skb, &conn->http, http, &segment, way);
+	else
+		http_hand_over(skb, conn, http, way);
 	return 0;
 }
 
@@ -271,6 +308,23 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 		http_response_side(skb, conn, &segment, way);
 }
 
+/* Lets go of everything that has ended. */
+static __always_inline void http_end(struct tcp_conn *conn, struct http_conn *http)
+{
+	bool is_taken = take_batch_firmly(http);
+
+	if (take_answered(&conn->http)) {
+		if (is_taken)
+			http_add(conn, http);
+		else
+			http_emit_alone(conn, http);
+	}
+	if (is_taken) {
+		http_flush(conn, http);
+		give_batch_back(http);
+	}
+}
+
 /* The connection was closed, so its last exchange has ended. */
 static __always_inline void http_closed(struct sock *sk)
 {
@@ -286,10 +340,9 @@ static __always_inline void http_closed(struct sock *sk)
 	http = bpf_sk_storage_get(&http_conns, sk, NULL, 0);
 	if (!http)
 		return;
-	if (conn->http.mode == HTTP_FOLLOWED) {
-		http_emit(conn, http);
+	http_end(conn, http);
+	if (conn->http.mode == HTTP_FOLLOWED)
 		return;
-	}
 	piece = bpf_ringbuf_reserve(&http_pieces, sizeof(*piece), 0);
 	if (!piece) {
 		count(COUNTER_HTTP_LOST, 1);
@@ -304,18 +357,28 @@ static __always_inline void http_closed(struct sock *sk)
 	conn->http.mode = HTTP_OTHER;
 }
 
-/* An exchange that was answered and has been quiet since the last walk has ended. */
+/*
+ * Lets go of what was added up. An exchange that was answered and has been quiet since the last
+ * walk has ended. If there is no room, the walk has to be gone on with: see
+ * httpflow's collect.rs.
+ */
 static __always_inline void http_walk(struct sock *sk, struct http_conn *http)
 {
+	__u32 zero = 0, *walk = bpf_map_lookup_elem(&http_walk_number, &zero);
 	struct tcp_conn *conn = bpf_sk_storage_get(&tcp_conns, sk, NULL, 0);
 	__u64 bytes;
 
-	if (!conn)
+	if (!conn || !walk || http->walked == *walk || !has_room(http))
 		return;
+	http->walked = *walk;
 	bytes = conn->http.request_bytes + conn->http.response_bytes;
-	if (conn->http.state == HTTP_ANSWERED && http->walked == bytes)
-		http_emit(conn, http);
-	http->walked = bytes;
+	if (conn->http.state == HTTP_ANSWERED && http->walked_bytes == bytes) {
+		http_end(conn, http);
+	} else if (take_batch_firmly(http)) {
+		http_flush(conn, http);
+		give_batch_back(http);
+	}
+	http->walked_bytes = bytes;
 }
 
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT
  *
- * What is known of a connection that speaks HTTP, where a packet stands in it, and the
- * record of an exchange that has ended.
+ * What is known of a connection that speaks HTTP, and where a packet stands in it.
  */
 #ifndef NET_HTTP_CONN_BPF_H
 #define NET_HTTP_CONN_BPF_H
@@ -14,11 +13,6 @@
 #include "lib/count.bpf.h"
 #include "progs/net/tcp.bpf.h"
 #include "progs/net/udp.bpf.h"
-
-/* Wake the reader whenever another so many bytes are waiting. */
-#define HTTP_WAKEUP_BYTES (1024 * 1024)
-/* No more than this is added to the ring between two looks at how full it is. */
-#define HTTP_WAKEUP_SLACK (8 * (sizeof(struct http_exchange) + HTTP_HEAD_BYTES))
 
 /* Packets of a connection that is older than the collector to look at for a request. */
 #define HTTP_MOST_LOOKS 255
@@ -48,16 +42,22 @@ enum http_state {
 
 /* What only the request side touches, and whoever ends an exchange. */
 struct http_conn {
+	/* Whoever has it may change what is below `walked_bytes`: see http_batch.bpf.h. */
+	__u32 is_taken;
 	/* The sequence number of the request's first byte. */
 	__u32 asked_seq;
+	/* The last walk that came by, and the bytes seen then. */
+	__u32 walked;
 	__u32 padding;
-	/* Bytes seen when the last walk came by. */
-	__u64 walked;
-	/* The record, and what follows it in the ring. */
-	struct http_exchange exchange;
+	__u64 walked_bytes;
+	/* Exchanges that have ended and are not in the ring yet, as their record, ... */
+	struct http_exchange batch;
+	/* ... and what follows it there: the head of each of them, and of the open request. */
 	__u8 head[HTTP_HEAD_BYTES];
 	/* Room behind the head for a word of zeros. */
 	__u64 end;
+	/* The beginning of the newest request, to see whether it is another one. */
+	__u8 fresh[HTTP_LINE_BYTES];
 };
 
 /* Connections that speak HTTP. No limit but the number of sockets. */
@@ -67,15 +67,6 @@ struct {
 	__type(key, int);
 	__type(value, struct http_conn);
 } http_conns SEC(".maps");
-
-/*
- * Exchanges that have ended, by who asked: the two ends of a conversation on this host
- * run on two CPUs, which would get in each other's way. Full: counted, and lost.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, HTTP_EXCHANGES_BYTES);
-} http_incoming SEC(".maps"), http_outgoing SEC(".maps");
 
 /* Packets of connections that user space follows. Full: counted, and lost. */
 struct {
@@ -115,47 +106,6 @@ static __always_inline bool read_segment(struct __sk_buff *skb, struct segment *
 	if (tcp[13] & 2)
 		segment->seq++;
 	return true;
-}
-
-static __always_inline __u64 wakeup_flags(void *ring)
-{
-	__u64 waiting = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
-
-	if (waiting < HTTP_WAKEUP_BYTES || waiting % HTTP_WAKEUP_BYTES >= HTTP_WAKEUP_SLACK)
-		return BPF_RB_NO_WAKEUP;
-	return BPF_RB_FORCE_WAKEUP;
-}
-
-/* The exchange has ended: out with it, if it was answered. */
-static __always_inline void http_emit(struct tcp_conn *conn, struct http_conn *http)
-{
-	struct http_exchange *exchange = &http->exchange;
-	struct http_stand *stand = &conn->http;
-	__u32 captured;
-	long failed;
-
-	if (__sync_lock_test_and_set(&stand->state, HTTP_IDLE) != HTTP_ANSWERED)
-		return;
-	exchange->tuple = conn->tuple;
-	exchange->owner = conn->holder.owner;
-	exchange->family = conn->family;
-	exchange->major = stand->major;
-	exchange->minor = stand->minor;
-	exchange->latency_ns = stand->latency_ns;
-	exchange->request_bytes = stand->request_bytes;
-	exchange->response_bytes = stand->response_bytes;
-	exchange->status = stand->status;
-	captured = exchange->captured;
-	if (captured > HTTP_HEAD_BYTES)
-		return;
-	if (exchange->way == HTTP_INCOMING)
-		failed = bpf_ringbuf_output(&http_incoming, exchange, sizeof(*exchange) + captured,
-					    wakeup_flags(&http_incoming));
-	else
-		failed = bpf_ringbuf_output(&http_outgoing, exchange, sizeof(*exchange) + captured,
-					    wakeup_flags(&http_outgoing));
-	if (failed)
-		count(COUNTER_HTTP_LOST, 1);
 }
 
 /*

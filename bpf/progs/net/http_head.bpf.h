@@ -95,6 +95,42 @@ static __always_inline enum http_token token_at(struct __sk_buff *skb,
 	return may_be_method(word) ? TOKEN_SHORT : TOKEN_NONE;
 }
 
+/* The same, and what is there is kept in `fresh`. */
+static __always_inline enum http_token look_at(struct __sk_buff *skb, struct http_conn *http,
+					       const struct segment *segment)
+{
+	__u32 len = segment->len < HTTP_LINE_BYTES ? segment->len : HTTP_LINE_BYTES;
+	__u64 word;
+
+	if (len < sizeof(word))
+		return token_at(skb, segment);
+	if (!copy_bytes(skb, segment->offset, http->fresh, len, sizeof(http->fresh)))
+		return TOKEN_NONE;
+	__builtin_memcpy(&word, http->fresh, sizeof(word));
+	return token_of(word);
+}
+
+/* Whether the request in `fresh`, which is all of this packet, is one more of the batch. */
+static __always_inline bool is_repeated(struct http_conn *http, const struct segment *segment,
+					enum http_token token)
+{
+	const __u64 *fresh = (const __u64 *)http->fresh, *head = (const __u64 *)http->head;
+	__u32 len = segment->len;
+
+	if (token != TOKEN_WITHOUT_BODY || !http->batch.count || len != http->batch.captured ||
+	    len != http->batch.request_bytes || len > HTTP_LINE_BYTES)
+		return false;
+	for (__u32 i = 0; i < HTTP_LINE_BYTES / 8; i++) {
+		__u64 differs = fresh[i] ^ head[i];
+
+		if (i * 8 + 8 >= len)
+			return !(differs << (i * 8 + 8 - len) * 8);
+		if (differs)
+			return false;
+	}
+	return false;
+}
+
 #define ONES 0x0101010101010101ULL
 #define HIGHS 0x8080808080808080ULL
 

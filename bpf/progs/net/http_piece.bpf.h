@@ -10,6 +10,7 @@
 
 #include "abi/net.h"
 #include "lib/count.bpf.h"
+#include "progs/net/http_batch.bpf.h"
 #include "progs/net/http_conn.bpf.h"
 
 static __always_inline void describe_piece(struct http_piece *piece, const struct tcp_conn *conn,
@@ -18,9 +19,9 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 	piece->tuple = conn->tuple;
 	piece->owner = conn->holder.owner;
 	piece->family = conn->family;
-	piece->way = http->exchange.way;
+	piece->way = http->batch.way;
 	piece->is_request = 0;
-	piece->cookie = http->exchange.cookie;
+	piece->cookie = http->batch.cookie;
 	piece->captured = 0;
 	piece->padding = 0;
 }
@@ -98,19 +99,24 @@ static __noinline int http_ship_earlier(const struct tcp_conn *conn, const struc
 	record->piece.time_ns = conn->http.asked_at;
 	record->piece.seq = http->asked_seq;
 	record->piece.len = conn->http.request_bytes;
-	record->piece.captured = http->exchange.captured;
+	record->piece.captured = http->batch.captured;
 	__builtin_memcpy(record->bytes, http->head, sizeof(record->bytes));
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;
 }
 
-/* From this packet on, user space follows. */
+/* From this packet on, user space follows. What has ended before comes before it in the rings. */
 static __always_inline void http_hand_over(struct __sk_buff *skb, struct tcp_conn *conn,
 					   struct http_conn *http, enum direction way)
 {
 	__u32 state = __sync_lock_test_and_set(&conn->http.state, HTTP_IDLE);
 
 	conn->http.mode = HTTP_HANDED_OVER;
+	/* Or else the walk has it, and is about to let go of it. */
+	if (take_batch(http)) {
+		http_flush(conn, http);
+		give_batch_back(http);
+	}
 	if (state == HTTP_ASKED)
 		http_ship_earlier(conn, http);
 	http_ship(skb, conn, http, way);

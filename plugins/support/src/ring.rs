@@ -4,6 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 
+/// What the kernel puts before each record.
+const RECORD_HEADER_BYTES: usize = 8;
+
 /// A ring that one thread reads. Programs need not wake that thread for every record: see
 /// [`crate::worker::Waiter::watch`].
 pub struct Ring {
@@ -15,11 +18,15 @@ impl Ring {
         Self { ring }
     }
 
-    /// Passes on every record that is waiting.
-    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
+    /// Passes on every record that is waiting. Gives the bytes of the ring that they took.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+        let mut taken = 0;
         while let Some(record) = self.ring.next() {
+            // With its header, and to the next multiple of eight.
+            taken += (record.len() + RECORD_HEADER_BYTES).next_multiple_of(8);
             each(&record);
         }
+        taken
     }
 }
 

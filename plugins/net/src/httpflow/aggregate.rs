@@ -149,10 +149,10 @@ impl Aggregate {
         }
         let conversation = self.conversation_of(&exchange.ends);
         let stats = Stats {
-            count: 1,
+            count: exchange.count,
             request_bytes: exchange.request_bytes,
             response_bytes: exchange.response_bytes,
-            latency_sum_ns: exchange.latency_ns,
+            latency_sum_ns: exchange.latency_sum_ns,
         };
         // Names are made at the end, out of the whole set; unless that becomes too large.
         let path = if self.summaries < self.max_summaries / 2 {
@@ -168,7 +168,7 @@ impl Aggregate {
             return;
         }
         if self.summaries >= self.max_summaries {
-            self.interval.refused += 1;
+            self.interval.refused += exchange.count;
             return;
         }
         self.summaries += 1;

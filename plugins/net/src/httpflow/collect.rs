@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use bpf::net::abi;
 use plugin_api::{Host, Metric};
 use plugin_support::clock::unix_time_ns;
 use plugin_support::iter::Iterator;
 use plugin_support::loader::Loaded;
+use plugin_support::map::Number;
 use plugin_support::process::Processes;
 use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
@@ -26,6 +28,10 @@ use crate::batches;
 use crate::config::Config;
 use crate::decode::DecodeError;
 use crate::domains::Domains;
+
+/// Walks for one report at most, each of which fills half a ring: enough for a million connections.
+/// What is left is reported the next time.
+const MOST_WALKS: usize = 64;
 
 /// Connections in doubt that are remembered: far more than are at any time.
 const MOST_DOUBTFUL: usize = 4096;
@@ -98,6 +104,8 @@ pub(crate) struct Collector {
     doubtful: HashSet<u64>,
     /// `None` where idle connections cannot be walked; the verdicts say why.
     walk: Option<Iterator>,
+    walks: u32,
+    walk_number: Number,
     aggregate: Aggregate,
     /// As the thread of dnsflow learns them.
     domains: Arc<Mutex<Domains>>,
@@ -128,6 +136,8 @@ impl Collector {
             follow: Follow::default(),
             doubtful: HashSet::new(),
             walk,
+            walks: 0,
+            walk_number: loaded.number("http_walk_number")?,
             aggregate: Aggregate::new(
                 config.include_loopback,
                 config.ephemeral_port,
@@ -157,7 +167,6 @@ impl Collector {
         // What was quiet at the first walk is let go of by the second.
         self.walk();
         self.walk();
-        self.drain();
         let Self { follow, aggregate, counts, .. } = &mut self;
         follow.end(&mut |exchange| add(aggregate, counts, exchange));
         self.report();
@@ -165,14 +174,29 @@ impl Collector {
     }
 
     fn walk(&mut self) {
-        if let Some(walk) = &mut self.walk
-            && let Err(error) = walk.run_silent()
-        {
-            log::warn!(error:%; "could not walk idle HTTP connections, next interval tries again");
+        if let Err(error) = self.try_walk() {
+            log::warn!(error:%; "could not walk HTTP connections, next interval tries again");
         }
     }
 
-    fn drain(&mut self) {
+    /// Fetches what the kernel side has added up. A ring that is half full means that the walk has
+    /// left some out.
+    fn try_walk(&mut self) -> Result<()> {
+        self.walks = self.walks.wrapping_add(1).max(1);
+        self.walk_number.set(self.walks)?;
+        for _ in 0..MOST_WALKS {
+            self.drain();
+            let Some(walk) = &mut self.walk else { break };
+            walk.run_silent()?;
+            if self.drain() < abi::HTTP_EXCHANGES_BYTES as usize / 2 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives how much the fuller ring of exchanges held, in bytes.
+    fn drain(&mut self) -> usize {
         let Self { incoming, outgoing, pieces, follow, doubtful, aggregate, counts, .. } = self;
         if doubtful.len() > MOST_DOUBTFUL {
             doubtful.clear();
@@ -184,18 +208,18 @@ impl Collector {
             Ok((_, Read::Exchange(exchange))) => add(aggregate, counts, &exchange),
             Ok((_, Read::Crowded(exchange))) => {
                 add(aggregate, counts, &exchange);
-                one_more(&counts.not_understood);
+                more(&counts.not_understood, exchange.count);
             }
-            Ok((cookie, Read::Cut(exchange))) => {
-                add(aggregate, counts, &exchange);
+            Ok((cookie, Read::Cut { first, count })) => {
+                add(aggregate, counts, &first);
+                more(&counts.not_understood, count - 1);
                 doubtful.insert(cookie);
             }
             Ok((_, Read::WithoutPath)) => {}
             Ok((_, Read::NotUnderstood)) => one_more(&counts.not_understood),
             Err(error) => undecodable(counts, &error),
         };
-        incoming.drain(&mut each);
-        outgoing.drain(&mut each);
+        let drained = incoming.drain(&mut each).max(outgoing.drain(&mut each));
         pieces.drain(|record| match decode::part(record) {
             Ok(Part { kind: Kind::Earlier, cookie, .. }) if doubtful.remove(&cookie) => {
                 one_more(&counts.not_understood);
@@ -203,6 +227,7 @@ impl Collector {
             Ok(part) => follow.observe(&part, &mut |exchange| add(aggregate, counts, exchange)),
             Err(error) => undecodable(counts, &error),
         });
+        drained
     }
 
     fn report(&mut self) {
@@ -226,13 +251,17 @@ impl Collector {
 }
 
 fn add(aggregate: &mut Aggregate, counts: &Counts, exchange: &Exchange<'_>) {
-    one_more(&counts.exchanges);
+    more(&counts.exchanges, exchange.count);
     aggregate.observe(exchange);
 }
 
 fn one_more(counter: &AtomicU64) {
+    more(counter, 1);
+}
+
+fn more(counter: &AtomicU64, by: u64) {
     // This thread is the only one that writes, and a locked instruction per exchange adds up.
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
 
 fn undecodable(counts: &Counts, error: &DecodeError) {

@@ -23,7 +23,7 @@ pub(super) struct Ends {
     pub(super) netns: u32,
 }
 
-/// A request and its response.
+/// A request and its response; or several of one connection that look the same, and their sums.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Exchange<'a> {
     pub(super) ends: Ends,
@@ -36,9 +36,11 @@ pub(super) struct Exchange<'a> {
     pub(super) status: u16,
     /// What a gRPC server said beside the status.
     pub(super) grpc_status: Option<u32>,
-    /// From the first byte of the request to the first of the response.
-    pub(super) latency_ns: u64,
-    /// Bytes of each on the connection.
+    /// How many they are.
+    pub(super) count: u64,
+    /// From the first byte of each request to the first of its response.
+    pub(super) latency_sum_ns: u64,
+    /// Bytes on the connection.
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
 }
@@ -75,8 +77,9 @@ pub(super) enum Read<'a> {
     /// As an exchange; but more was sent than its head says, so that other requests were in it.
     Crowded(Exchange<'a>),
     /// As an exchange; but less was sent than its head says, so that what was taken for the next
-    /// request of this connection is the rest of it.
-    Cut(Exchange<'a>),
+    /// request of this connection is the rest of it. That holds for `count` as well: the first of
+    /// them is told.
+    Cut { first: Exchange<'a>, count: u64 },
     /// The request has no path: CONNECT, and OPTIONS for the server as a whole.
     WithoutPath,
     NotUnderstood,
@@ -95,10 +98,11 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<(u64, Read<'_>), DecodeError> {
         latency_ns,
         request_bytes,
         response_bytes,
+        count,
         status,
         captured,
     } = read("http_exchange", bytes)?;
-    let head = rest::<abi::http_exchange>("head of http_exchange", bytes, captured)?;
+    let head = rest::<abi::http_exchange>("head of http_exchange", bytes, captured.into())?;
     let ends = ends(&tuple, family, way, Owner { pid, comm });
     let Ok(request) = http1::parse_request_head(head) else {
         return Ok((cookie, Read::NotUnderstood));
@@ -113,16 +117,27 @@ pub(super) fn exchange(bytes: &[u8]) -> Result<(u64, Read<'_>), DecodeError> {
         path: String::from_utf8_lossy(request.path),
         truncated: request.truncated,
         version: Version { major, minor },
-        status: status as u16,
+        status,
         grpc_status: None,
-        latency_ns,
-        request_bytes,
+        count: count.into(),
+        latency_sum_ns: latency_ns,
+        request_bytes: request_bytes.saturating_mul(count.into()),
         response_bytes,
     };
     let read = match expected.cmp(&request_bytes) {
         Ordering::Less => Read::Crowded(exchange),
         Ordering::Equal => Read::Exchange(exchange),
-        Ordering::Greater => Read::Cut(exchange),
+        Ordering::Greater => {
+            let count = exchange.count.max(1);
+            let first = Exchange {
+                count: 1,
+                latency_sum_ns: exchange.latency_sum_ns / count,
+                request_bytes,
+                response_bytes: response_bytes / count,
+                ..exchange
+            };
+            Read::Cut { first, count }
+        }
     };
     Ok((cookie, read))
 }
@@ -208,8 +223,9 @@ mod tests {
             latency_ns: 5,
             request_bytes,
             response_bytes: 9,
+            count: 1,
             status: 200,
-            captured: head.len() as u32,
+            captured: head.len() as u16,
         };
         [record.as_bytes(), head].concat()
     }

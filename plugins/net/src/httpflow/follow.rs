@@ -296,7 +296,8 @@ fn tell_http1(ends: Ends, message: Message, tell: &mut impl FnMut(&Exchange<'_>)
         version: answer.version,
         status: answer.status,
         grpc_status: None,
-        latency_ns: answer.at.saturating_sub(message.asked_at),
+        count: 1,
+        latency_sum_ns: answer.at.saturating_sub(message.asked_at),
         request_bytes: message.request_bytes,
         response_bytes: message.response_bytes,
     });
@@ -325,7 +326,8 @@ fn tell_http2(
         version: HTTP_2,
         status,
         grpc_status: exchange.grpc_status,
-        latency_ns: answered_at.saturating_sub(asked_at),
+        count: 1,
+        latency_sum_ns: answered_at.saturating_sub(asked_at),
         request_bytes: request.wire,
         response_bytes: response.wire,
     });

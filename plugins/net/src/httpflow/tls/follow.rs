@@ -337,7 +337,8 @@ impl Ended {
             version: self.version,
             status: self.status,
             grpc_status: self.grpc_status,
-            latency_ns: self.latency_ns,
+            count: 1,
+            latency_sum_ns: self.latency_ns,
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
         }

@@ -34,7 +34,7 @@ impl Talk {
         let told = &mut self.told;
         self.sessions.observe(&record, &mut |exchange| {
             let path = exchange.path.clone().into_owned();
-            told.push((path, exchange.status, exchange.ends.direction, exchange.latency_ns));
+            told.push((path, exchange.status, exchange.ends.direction, exchange.latency_sum_ns));
         });
     }
 
