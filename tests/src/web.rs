@@ -32,7 +32,7 @@ pub struct Web {
     master: Process,
     log: PathBuf,
     /// Removed after the processes that write to it.
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Web {
@@ -55,7 +55,17 @@ impl Web {
             || master.children().len() == 1,
             || format!("children {:?}", master.children()),
         );
-        Self { master, log: folder.path().join("access.log"), _folder: folder }
+        Self { master, log: folder.path().join("access.log"), folder }
+    }
+
+    /// Has it serve `text` as `/name`, or no longer.
+    pub fn put(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join(name), text).expect("a new file");
+    }
+
+    /// See [`Web::put`].
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.folder.path().join(name)).expect("it was there");
     }
 
     /// The process that answers.

@@ -2,8 +2,8 @@
 //! same requests, status codes and counts as in the server's log, on both ends. Real clients are in `httpflow_clients`.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use system_tests::collector::Collector;
@@ -21,6 +21,23 @@ fn talk(mut stream: TcpStream, pieces: &[&[u8]]) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the server answers in text");
     answer
+}
+
+/// Asks so often, and waits for each answer.
+fn ask_often(stream: &mut TcpStream, ask: &[u8], times: usize) {
+    let mut lines = BufReader::new(stream);
+    for _ in 0..times {
+        lines.get_mut().write_all(ask).expect("nginx reads");
+        let (mut line, mut length) = (String::new(), 0);
+        while line != "\r\n" {
+            line.clear();
+            lines.read_line(&mut line).expect("nginx answers in text");
+            if let Some(value) = line.strip_prefix("Content-Length: ") {
+                length = value.trim().parse().expect("a length is a number");
+            }
+        }
+        lines.read_exact(&mut vec![0; length]).expect("nginx sends all of it");
+    }
 }
 
 #[test]
@@ -93,6 +110,77 @@ fn pipelined_requests_are_paired_in_their_order() {
     seen.agree();
     seen.logged("GET", "/hello", 200, 4);
     seen.logged("GET", "/nowhere", 404, 2);
+}
+
+#[test]
+fn pipelined_requests_with_long_heads_are_told_apart() {
+    let scene = Scene::new();
+    for len in [100, 300, 700, 3000] {
+        let header = format!("Host: x\r\nCookie: {}\r\n", "c".repeat(len));
+        let mut all = String::new();
+        for path in ["/hello", "/none", "/hello"] {
+            write!(all, "GET {path} HTTP/1.1\r\n{header}\r\n").expect("a string grows");
+        }
+        all.push_str(str::from_utf8(LAST).expect("it is text"));
+        talk(scene.connect(), &[all.as_bytes()]);
+    }
+    let seen = scene.end();
+    seen.agree();
+    seen.logged("GET", "/hello", 200, 8);
+}
+
+#[test]
+fn requests_that_repeat_are_all_counted() {
+    let scene = Scene::new();
+    let ask = b"GET /here HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut stream = scene.connect();
+    // The same bytes, answered otherwise in between.
+    ask_often(&mut stream, ask, 3);
+    scene.web.put("here", "now");
+    ask_often(&mut stream, ask, 5);
+    scene.web.remove("here");
+    ask_often(&mut stream, ask, 2);
+    talk(stream, &[ask, LAST]);
+    let seen = scene.end();
+    seen.agree();
+    seen.logged("GET", "/here", 200, 5);
+    seen.logged("GET", "/here", 404, 6);
+    for (points, side) in [(&seen.client, Side::Client), (&seen.server, Side::Server)] {
+        let sent = points.with("direction", side.direction()).sum("client_sent");
+        assert_eq!(sent, (ask.len() * 11 + LAST.len()) as i64, "{points}");
+    }
+}
+
+#[test]
+fn what_has_ended_is_reported_while_the_next_request_waits_for_its_answer() {
+    let scene = Scene::new();
+    let address = scene.hosts.server_address(Family::V4, 8080);
+    let listener = scene.hosts.server.enter(|| TcpListener::bind(address)).expect("a free port");
+    let mut client = scene.hosts.client.enter(|| TcpStream::connect(address)).expect("it listens");
+    let (mut server, _) = listener.accept().expect("the client has connected");
+    let (ask, answer) = (b"GET /slow HTTP/1.1\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n");
+    for _ in 0..3 {
+        client.write_all(ask).expect("the server reads");
+        server.read_exact(&mut [0; 22]).expect("the client asks");
+        server.write_all(answer).expect("the client reads");
+        client.read_exact(&mut [0; 27]).expect("the server answers");
+    }
+    client.write_all(ask).expect("the server reads");
+    let counts = || {
+        let points = scene.receiver.measurement("httpflow");
+        [&scene.hosts.client, &scene.hosts.server].map(|host| points.of(host).sum("count"))
+    };
+    system_tests::wait::until("what has ended is reported", || match counts() {
+        [3, 3] => Ok(()),
+        counts => Err(format!("{counts:?}")),
+    });
+    server.write_all(answer).expect("the client reads");
+    drop((client, server));
+    scene.hosts.settle();
+    system_tests::wait::until("the last one is reported", || match counts() {
+        [4, 4] => Ok(()),
+        counts => Err(format!("{counts:?}")),
+    });
 }
 
 #[test]

@@ -40,7 +40,8 @@ static __always_inline struct http_conn *http_of(struct __sk_buff *skb)
 
 /* Remembers the head of a request. False if user space must follow it. */
 static __always_inline bool remember_head(struct __sk_buff *skb, struct http_conn *http,
-					  const struct segment *segment, enum http_token token)
+					  struct http_stand *stand, const struct segment *segment,
+					  enum http_token token)
 {
 	__u32 captured = segment->len;
 
@@ -52,7 +53,7 @@ static __always_inline bool remember_head(struct __sk_buff *skb, struct http_con
 	    !copy_bytes(skb, segment->offset, http->head, captured, sizeof(http->head)))
 		return false;
 	http->batch.captured = captured;
-	return is_simple(http, captured, segment->len, token);
+	return is_simple(skb, http, stand, segment, token);
 }
 
 static __always_inline void http_asked(struct __sk_buff *skb, struct http_stand *stand,
@@ -71,15 +72,25 @@ static __always_inline void http_asked(struct __sk_buff *skb, struct http_stand 
 static __always_inline void http_asks_on(struct __sk_buff *skb, struct tcp_conn *conn,
 					 const struct segment *segment, enum direction way)
 {
-	enum http_token token = token_at(skb, segment);
-	struct http_conn *http;
+	struct http_stand *stand = &conn->http;
+	struct http_conn *http = NULL;
+	bool is_rest;
 
-	if (token == TOKEN_NONE || token == TOKEN_SHORT) {
-		conn->http.request_bytes += segment->len + segment->missed;
+	if (stand->head_end == HEAD_HAS_ENDED) {
+		enum http_token token = token_at(skb, segment);
+
+		/* Or else another request, or a body that looks like one. */
+		is_rest = token == TOKEN_NONE || token == TOKEN_SHORT;
+	} else {
+		http = http_of(skb);
+		is_rest = http && stays_simple(skb, http, stand, segment);
+	}
+	if (is_rest) {
+		stand->request_bytes += segment->len + segment->missed;
 		return;
 	}
-	/* Another request, or a body that looks like one. */
-	http = http_of(skb);
+	if (!http)
+		http = http_of(skb);
 	if (http)
 		http_hand_over(skb, conn, http, way);
 }
@@ -116,7 +127,7 @@ static __always_inline void http_request_side(struct __sk_buff *skb, struct tcp_
 		if (!is_repeated(http, segment, token)) {
 			http_flush(conn, http);
 			is_followed = token < TOKEN_PREFACE &&
-				      remember_head(skb, http, segment, token);
+				      remember_head(skb, http, stand, segment, token);
 		}
 		give_batch_back(http);
 	}
@@ -264,7 +275,7 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	conn->http.next[way & 1] = segment.seq + segment.len;
 	http->batch.cookie = bpf_get_socket_cookie(skb);
 	http->batch.way = way == EGRESS ? HTTP_OUTGOING : HTTP_INCOMING;
-	if (token < TOKEN_PREFACE && remember_head(skb, http, &segment, token))
+	if (token < TOKEN_PREFACE && remember_head(skb, http, &conn->http, &segment, token))
 		http_asked(skb, &conn->http, http, &segment, way);
 	else
 		http_hand_over(skb, conn, http, way);

@@ -56,9 +56,9 @@ static __always_inline __u64 wakeup_flags(void *ring)
 /* A walk leaves half of the ring to others. */
 static __always_inline bool has_room(const struct http_conn *http)
 {
-	__u64 waiting = http->batch.way == HTTP_INCOMING ?
-				bpf_ringbuf_query(&http_incoming, BPF_RB_AVAIL_DATA) :
-				bpf_ringbuf_query(&http_outgoing, BPF_RB_AVAIL_DATA);
+	__u64 waiting = http->batch.way == HTTP_INCOMING
+				? bpf_ringbuf_query(&http_incoming, BPF_RB_AVAIL_DATA)
+				: bpf_ringbuf_query(&http_outgoing, BPF_RB_AVAIL_DATA);
 
 	return waiting < HTTP_EXCHANGES_BYTES / 2;
 }
@@ -71,7 +71,7 @@ static __always_inline bool take_batch(struct http_conn *http)
 /* Tries so often that only one on this very CPU can be in the way. */
 static __always_inline bool take_batch_firmly(struct http_conn *http)
 {
-	for (int i = 0; i < 256; i++)
+	for (int i = 0; i < 64; i++)
 		if (take_batch(http))
 			return true;
 	return false;
@@ -105,7 +105,7 @@ static __always_inline void begin_with_open(struct http_exchange *exchange,
 }
 
 /* Lets go of the batch, if there is one. The caller has taken it. */
-static __noinline int http_flush(const struct tcp_conn *conn, struct http_conn *http)
+__noinline int http_flush(const struct tcp_conn *conn, struct http_conn *http)
 {
 	struct http_exchange *batch;
 	__u32 captured;
@@ -131,7 +131,7 @@ static __noinline int http_flush(const struct tcp_conn *conn, struct http_conn *
 }
 
 /* The exchange that was open is let go of alone. */
-static __noinline int http_emit_alone(const struct tcp_conn *conn, const struct http_conn *http)
+__noinline int http_emit_alone(const struct tcp_conn *conn, const struct http_conn *http)
 {
 	struct {
 		struct http_exchange exchange;

@@ -56,8 +56,10 @@ struct http_conn {
 	__u8 head[HTTP_HEAD_BYTES];
 	/* Room behind the head for a word of zeros. */
 	__u64 end;
-	/* The beginning of the newest request, to see whether it is another one. */
-	__u8 fresh[HTTP_LINE_BYTES];
+	/* The beginning of the newest request, to see whether it is one more; parts of a long one.
+	 */
+	__u8 fresh[HTTP_HEAD_BYTES];
+	__u64 fresh_end;
 };
 
 /* Connections that speak HTTP. No limit but the number of sockets. */

@@ -135,73 +135,188 @@ static __always_inline bool is_repeated(struct http_conn *http, const struct seg
 #define HIGHS 0x8080808080808080ULL
 
 /* Whether a header line that starts here is about a transfer coding. */
-static __always_inline bool is_transfer_coding(const struct http_conn *http, __u32 start)
+static __always_inline bool is_transfer_coding(const __u8 *bytes, __u32 start)
 {
 	__u64 word;
 
 	if (start >= HTTP_HEAD_BYTES)
 		return false;
-	__builtin_memcpy(&word, &http->head[start], sizeof(word));
+	__builtin_memcpy(&word, &bytes[start], sizeof(word));
 	return (word | ONES * 0x20) == WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r');
 }
 
-/*
- * Whether the request that starts in this packet can be followed here. Without a body as a
- * rule: its first line ends in the packet, and nothing comes after the empty line that ends its
- * head. With one: all of its head is here, so that user space can tell how long it is, and its
- * body does not come in chunks.
- */
-static __always_inline bool is_simple(struct http_conn *http, __u32 captured, __u32 len,
-				      enum http_token token)
+/* The number of the lowest byte whose high bit is set. */
+static __always_inline __u32 first_of(__u64 highs)
 {
-	const __u64 *words = (const __u64 *)http->head;
-	__u64 before = 0, any = 0;
-	__u64 index = captured - 1;
-	bool has_end = false;
-	__u8 *end, last;
+	return ((highs & -highs) >> 7) * 0x0001020304050607ULL >> 56;
+}
 
-	/* Known, but kernels before 6.8 forget bounds of what is put by on the stack. */
-	barrier_var(index);
-	if (index >= HTTP_HEAD_BYTES)
-		return false;
-	end = &http->head[index];
-	barrier_var(end);
-	/* The last byte may end the head: it is left out, and so is what an earlier request left.
-	 */
-	last = *end;
-	__builtin_memset(end, 0, 8);
+/* Where bytes to be looked through are. */
+enum http_bytes {
+	BYTES_OF_HEAD,
+	BYTES_OF_HEAD_WITH_BODY,
+	BYTES_FRESH,
+};
+
+/* What was found in the bytes of a head, beside how many there are up to its end. */
+enum http_found {
+	FOUND_END = 0xffff,
+	/* There is a whole line. */
+	FOUND_LINE = 1 << 16,
+	/* The body comes in chunks, as a header before the end says. */
+	FOUND_CODING = 1 << 17,
+};
+
+/*
+ * Looks for the empty line that ends a head in `size` bytes, behind which there is room for a
+ * word. Gives what was found, an `enum http_found`.
+ *
+ * This and the next one are global so that the verifier looks at them once, and not once for each
+ * way that leads here or out of a loop.
+ */
+__noinline int look_through(struct http_conn *http, enum http_bytes which, __u32 size)
+{
+	__u64 before = 0, index = size;
+	const __u64 *words;
+	int found = 0;
+	__u8 *bytes;
+
+	if (!http || index > HTTP_HEAD_BYTES)
+		return 0;
+	bytes = which == BYTES_FRESH ? http->fresh : http->head;
+	words = (const __u64 *)bytes;
+	__builtin_memset(&bytes[index], 0, 8);
 	for (__u32 i = 0; i < HTTP_HEAD_BYTES / 8; i++) {
-		__u64 word, breaks, first;
+		__u64 word, breaks, ends;
 
-		if (i * 8 >= captured)
+		if (i * 8 >= size)
 			break;
 		/* The high bit of each byte that is a line feed. */
 		word = words[i] ^ ONES * '\n';
 		breaks = (word - ONES) & ~word & HIGHS;
-		any |= breaks;
-		/* Two of them with one byte between: an empty line. */
-		if (breaks & (breaks << 16 | before >> 48)) {
-			has_end = true;
-			break;
-		}
+		if (breaks)
+			found |= FOUND_LINE;
+		/* One that comes right after another, or after one and a carriage return. */
+		ends = breaks & (breaks << 8 | breaks << 16 | before >> 48 | before >> 56);
+		if (ends)
+			return found | (i * 8 + first_of(ends) + 1);
 		before = breaks;
-		if (token != TOKEN_WITH_BODY)
-			continue;
-		for (__u32 j = 0; j < 2 && breaks; j++) {
-			first = breaks & -breaks;
-			/* The number of the byte whose high bit it is. */
-			first = (first >> 7) * 0x0001020304050607ULL >> 56;
-			if (is_transfer_coding(http, i * 8 + first + 1)) {
-				*end = last;
-				return false;
-			}
+		for (__u32 j = 0; which == BYTES_OF_HEAD_WITH_BODY && j < 2 && breaks; j++) {
+			if (is_transfer_coding(bytes, i * 8 + first_of(breaks) + 1))
+				found |= FOUND_CODING;
 			breaks &= breaks - 1;
 		}
 	}
-	*end = last;
-	if (token == TOKEN_WITH_BODY)
-		return has_end || (last == '\n' && captured == len);
-	return !has_end && (any || len > HTTP_LINE_BYTES);
+	return found;
+}
+
+/* How much of a long head is looked through in one packet. */
+enum long_head {
+	/* Steps overlap, so that no end is cut in two. */
+	LONG_HEAD_STEP = HTTP_HEAD_BYTES - 2,
+	LONG_HEAD_STEPS = 32,
+};
+
+/*
+ * The same for the payload of a packet from `from` on. Gives how many bytes there are up to the end
+ * of the empty line: 0 if there is none, more than there are if that is not to be known.
+ */
+__noinline int look_through_packet(struct __sk_buff *skb, struct http_conn *http, __u32 from)
+{
+	struct segment segment;
+
+	if (!http || !read_segment(skb, &segment))
+		return 0;
+	for (__u32 i = 0; i < LONG_HEAD_STEPS; i++) {
+		__u32 at = from + i * LONG_HEAD_STEP, size, end;
+
+		if (at >= segment.len)
+			return 0;
+		size = segment.len - at;
+		if (size > HTTP_HEAD_BYTES)
+			size = HTTP_HEAD_BYTES;
+		if (!copy_bytes(skb, segment.offset + at, http->fresh, size, HTTP_HEAD_BYTES))
+			return 0;
+		end = look_through(http, BYTES_FRESH, size) & FOUND_END;
+		if (end)
+			return at + end;
+	}
+	return segment.len + 1;
+}
+
+/* How far the head of an open request goes. */
+enum http_head_end {
+	HEAD_HAS_ENDED,
+	/* It goes on in another packet, ... */
+	HEAD_GOES_ON,
+	/* ... before which it has come to the end of a line, or to that without the line feed. */
+	HEAD_AFTER_LINE,
+	HEAD_AFTER_LINE_AND_RETURN,
+};
+
+/* How a packet ends in which the head does not. */
+static __always_inline enum http_head_end head_goes_on(struct __sk_buff *skb,
+						       const struct segment *segment)
+{
+	__u8 last[2] = {};
+
+	if (segment->len < sizeof(last) ||
+	    bpf_skb_load_bytes(skb, segment->offset + segment->len - sizeof(last), last,
+			       sizeof(last)))
+		return HEAD_GOES_ON;
+	if (last[1] == '\n')
+		return HEAD_AFTER_LINE;
+	return last[0] == '\n' && last[1] == '\r' ? HEAD_AFTER_LINE_AND_RETURN : HEAD_GOES_ON;
+}
+
+/*
+ * Whether the request that starts in this packet can be followed here. Without a body as a
+ * rule: its first line ends in the packet, and nothing comes after its head. With one: all of
+ * its head is here, so that user space can tell how long it is, and its body does not come in
+ * chunks.
+ */
+static __always_inline bool is_simple(struct __sk_buff *skb, struct http_conn *http,
+				      struct http_stand *stand, const struct segment *segment,
+				      enum http_token token)
+{
+	__u32 captured = http->batch.captured, found, end;
+
+	stand->head_end = HEAD_HAS_ENDED;
+	if (token == TOKEN_WITH_BODY) {
+		found = look_through(http, BYTES_OF_HEAD_WITH_BODY, captured);
+		return found & FOUND_END && !(found & FOUND_CODING);
+	}
+	found = look_through(http, BYTES_OF_HEAD, captured);
+	end = found & FOUND_END;
+	if (!end && captured < segment->len)
+		end = look_through_packet(skb, http, captured - 2);
+	else if (!found)
+		return false;
+	if (end)
+		return end == segment->len;
+	stand->head_end = head_goes_on(skb, segment);
+	return true;
+}
+
+/* The same for a packet in which a head goes on. */
+static __always_inline bool stays_simple(struct __sk_buff *skb, struct http_conn *http,
+					 struct http_stand *stand, const struct segment *segment)
+{
+	__u8 first[2] = {};
+	__u32 end;
+
+	if (bpf_skb_load_bytes(skb, segment->offset, first, 1))
+		return false;
+	if (segment->len > 1)
+		bpf_skb_load_bytes(skb, segment->offset, first, sizeof(first));
+	if (stand->head_end != HEAD_GOES_ON && first[0] == '\n')
+		end = 1;
+	else if (stand->head_end == HEAD_AFTER_LINE && first[0] == '\r' && first[1] == '\n')
+		end = 2;
+	else
+		end = look_through_packet(skb, http, 0);
+	stand->head_end = end ? HEAD_HAS_ENDED : head_goes_on(skb, segment);
+	return !end || end == segment->len;
 }
 
 enum status_line {

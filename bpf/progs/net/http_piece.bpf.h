@@ -52,8 +52,8 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 	} while (0)
 
 /* Ships a packet, or as much of it as is allowed; what it holds is for user space to find out. */
-static __noinline int http_ship(struct __sk_buff *skb, const struct tcp_conn *conn,
-				const struct http_conn *http, enum direction way)
+__noinline int http_ship(struct __sk_buff *skb, const struct tcp_conn *conn,
+			 const struct http_conn *http, enum direction way)
 {
 	struct segment segment;
 	__u64 time;
@@ -79,7 +79,7 @@ static __noinline int http_ship(struct __sk_buff *skb, const struct tcp_conn *co
 }
 
 /* Ships what is known of the request that is open. */
-static __noinline int http_ship_earlier(const struct tcp_conn *conn, const struct http_conn *http)
+__noinline int http_ship_earlier(const struct tcp_conn *conn, const struct http_conn *http)
 {
 	struct {
 		struct http_piece piece;

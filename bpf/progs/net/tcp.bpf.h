@@ -73,7 +73,9 @@ struct http_stand {
 	__u8 known;
 	/* The request is CONNECT. */
 	__u8 connects;
-	__u8 padding[3];
+	/* How far its head goes, an `enum http_head_end`. */
+	__u8 head_end;
+	__u8 padding[2];
 };
 _Static_assert(sizeof(struct http_stand) == 56, "http_stand fills a cache line");
 

@@ -79,7 +79,10 @@ pub(super) enum Read<'a> {
     /// As an exchange; but less was sent than its head says, so that what was taken for the next
     /// request of this connection is the rest of it. That holds for `count` as well: the first of
     /// them is told.
-    Cut { first: Exchange<'a>, count: u64 },
+    Cut {
+        first: Exchange<'a>,
+        count: u64,
+    },
     /// The request has no path: CONNECT, and OPTIONS for the server as a whole.
     WithoutPath,
     NotUnderstood,
