@@ -53,6 +53,16 @@ struct http_exchange {
 };
 _Static_assert(sizeof(struct http_exchange) == 104, "http_exchange is wire format");
 
+/* How far the head of an open request goes. */
+enum http_head_end {
+	HEAD_HAS_ENDED = 0,
+	/* It goes on in another packet, ... */
+	HEAD_GOES_ON = 1,
+	/* ... before which it has come to the end of a line, or to that and a carriage return. */
+	HEAD_AFTER_LINE = 2,
+	HEAD_AFTER_RETURN = 3,
+};
+
 /* What a piece is of. */
 enum http_piece_kind {
 	/* Bytes of a packet. */
@@ -84,7 +94,8 @@ struct http_piece {
 	__u32 seq;
 	__u32 len;
 	__u32 captured;
-	__u32 padding;
+	/* An `enum http_head_end`, of an earlier request. */
+	__u32 head_end;
 };
 _Static_assert(sizeof(struct http_piece) == 96, "http_piece is wire format");
 

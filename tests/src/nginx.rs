@@ -1,6 +1,6 @@
 //! An nginx of the test's own: generated configuration in a temporary folder, in a namespace, never the system's service.
-//! In: a namespace. Out: a server on port 80, in both families, of one big file through `sendfile`; if wanted also through TLS, on
-//! port 443.
+//! In: a namespace. Out: a server on port 80, in both families, of one big file through `sendfile`; on port 81 the same, but each
+//! head in a packet of its own; if wanted also through TLS, on port 443. `sendfile` and `tcp_nopush` are as Debian's package has them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -114,12 +114,18 @@ http {{
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   sendfile on;
+  tcp_nopush on;
   access_log off;
   default_type text/plain;
   server {{
     listen 80;
     listen [::]:80;
 {tls}    root {folder};
+  }}
+  server {{
+    listen 81;
+    tcp_nopush off;
+    root {folder};
   }}
 }}
 "

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use system_tests::collector::Collector;
-use system_tests::exchanges::{ENABLED, LAST, Scene};
+use system_tests::exchanges::{ENABLED, LAST, Scene, Seen};
 use system_tests::flows::Side;
 use system_tests::hosts::{Family, Hosts};
 use system_tests::receiver::Receiver;
@@ -38,6 +38,16 @@ fn ask_often(stream: &mut TcpStream, ask: &[u8], times: usize) {
         }
         lines.read_exact(&mut vec![0; length]).expect("nginx sends all of it");
     }
+}
+
+/// Both ends of a connection to a server that says what it is told to.
+fn by_hand(scene: &Scene) -> (TcpStream, TcpStream) {
+    let address = scene.hosts.server_address(Family::V4, 8080);
+    let listener = scene.hosts.server.enter(|| TcpListener::bind(address)).expect("a free port");
+    let client = scene.hosts.client.enter(|| TcpStream::connect(address)).expect("it listens");
+    let (server, _) = listener.accept().expect("the client has connected");
+    client.set_nodelay(true).expect("it is TCP");
+    (client, server)
 }
 
 #[test]
@@ -154,10 +164,7 @@ fn requests_that_repeat_are_all_counted() {
 #[test]
 fn what_has_ended_is_reported_while_the_next_request_waits_for_its_answer() {
     let scene = Scene::new();
-    let address = scene.hosts.server_address(Family::V4, 8080);
-    let listener = scene.hosts.server.enter(|| TcpListener::bind(address)).expect("a free port");
-    let mut client = scene.hosts.client.enter(|| TcpStream::connect(address)).expect("it listens");
-    let (mut server, _) = listener.accept().expect("the client has connected");
+    let (mut client, mut server) = by_hand(&scene);
     let (ask, answer) = (b"GET /slow HTTP/1.1\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n");
     for _ in 0..3 {
         client.write_all(ask).expect("the server reads");
@@ -194,6 +201,38 @@ fn a_request_that_comes_byte_by_byte_is_understood() {
     let seen = scene.end();
     seen.agree();
     seen.logged("GET", "/none", 204, 2);
+}
+
+#[test]
+fn requests_that_come_before_the_answer_to_one_in_parts_are_told_apart() {
+    let scene = Scene::new();
+    let long = format!("x: {}\r\n", "y".repeat(300));
+    for parts in [
+        &["GET /hello HTTP/1.1\r\n", "Host: x\r\n", "\r\n", "GET /none HTTP/1.1\r\n\r\n"][..],
+        &["GET /hello HTTP/1.1\r\n", "Host: x\r\n\r\nGET /none HTTP/1.1\r\n\r\n"],
+        &["GET /hello HTTP/1.1\r\n\r", "\nGET /none HTTP/1.1\r\n\r\n"],
+        &["GET /hello HTTP/1.1\r\n", &long, "\r\nGET /none HTTP/1.1\r\n\r\n"],
+        &["GET /hello HTTP/1.1\r\n", &long, &long, "\r\n", "GET /none HTTP/1.1\r\n\r\n"],
+    ] {
+        let (mut client, mut server) = by_hand(&scene);
+        for part in parts {
+            client.write_all(part.as_bytes()).expect("there is room");
+            server.read_exact(&mut vec![0; part.len()]).expect("the client asks");
+        }
+        for answer in
+            ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 204 None\r\n\r\n"]
+        {
+            server.write_all(answer.as_bytes()).expect("there is room");
+            client.read_exact(&mut vec![0; answer.len()]).expect("the server answers");
+        }
+    }
+    let Seen { client, server, .. } = scene.end();
+    for (points, side) in [(client, Side::Client), (server, Side::Server)] {
+        let seen = answers(&points, side);
+        let expected = [("/hello", 200), ("/none", 204)]
+            .map(|(path, status)| (("GET".to_owned(), path.to_owned(), status), 5));
+        assert_eq!(seen, expected.into(), "{side:?}");
+    }
 }
 
 #[test]

@@ -79,7 +79,13 @@ static __always_inline bool take_batch_firmly(struct http_conn *http)
 
 static __always_inline void give_batch_back(struct http_conn *http)
 {
+#ifdef __TARGET_ARCH_x86
+	/* Stores become visible in their order there, without a word. */
+	barrier();
+	*(volatile __u32 *)&http->is_taken = 0;
+#else
 	__sync_lock_test_and_set(&http->is_taken, 0);
+#endif
 }
 
 /* What records of a connection have in common. */

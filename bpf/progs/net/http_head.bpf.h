@@ -244,16 +244,6 @@ __noinline int look_through_packet(struct __sk_buff *skb, struct http_conn *http
 	return segment.len + 1;
 }
 
-/* How far the head of an open request goes. */
-enum http_head_end {
-	HEAD_HAS_ENDED,
-	/* It goes on in another packet, ... */
-	HEAD_GOES_ON,
-	/* ... before which it has come to the end of a line, or to that without the line feed. */
-	HEAD_AFTER_LINE,
-	HEAD_AFTER_LINE_AND_RETURN,
-};
-
 /* How a packet ends in which the head does not. */
 static __always_inline enum http_head_end head_goes_on(struct __sk_buff *skb,
 						       const struct segment *segment)
@@ -266,7 +256,7 @@ static __always_inline enum http_head_end head_goes_on(struct __sk_buff *skb,
 		return HEAD_GOES_ON;
 	if (last[1] == '\n')
 		return HEAD_AFTER_LINE;
-	return last[0] == '\n' && last[1] == '\r' ? HEAD_AFTER_LINE_AND_RETURN : HEAD_GOES_ON;
+	return last[0] == '\n' && last[1] == '\r' ? HEAD_AFTER_RETURN : HEAD_GOES_ON;
 }
 
 /*

@@ -23,7 +23,7 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 	piece->is_request = 0;
 	piece->cookie = http->batch.cookie;
 	piece->captured = 0;
-	piece->padding = 0;
+	piece->head_end = HEAD_HAS_ENDED;
 }
 
 /*
@@ -99,6 +99,7 @@ __noinline int http_ship_earlier(const struct tcp_conn *conn, const struct http_
 	record->piece.time_ns = conn->http.asked_at;
 	record->piece.seq = http->asked_seq;
 	record->piece.len = conn->http.request_bytes;
+	record->piece.head_end = conn->http.head_end;
 	record->piece.captured = http->batch.captured;
 	__builtin_memcpy(record->bytes, http->head, sizeof(record->bytes));
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);

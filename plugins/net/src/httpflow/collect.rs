@@ -221,7 +221,7 @@ impl Collector {
         };
         let drained = incoming.drain(&mut each).max(outgoing.drain(&mut each));
         pieces.drain(|record| match decode::part(record) {
-            Ok(Part { kind: Kind::Earlier, cookie, .. }) if doubtful.remove(&cookie) => {
+            Ok(Part { kind: Kind::Earlier(_), cookie, .. }) if doubtful.remove(&cookie) => {
                 one_more(&counts.not_understood);
             }
             Ok(part) => follow.observe(&part, &mut |exchange| add(aggregate, counts, exchange)),

@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use bpf::net::abi;
 use plugin_proto::http1::{self, BodyLength, RequestHead, Target, Version};
 
+use super::http1::HeadRest;
 use crate::decode::{DecodeError, Direction, Endpoint, Owner, endpoints, read};
 
 /// The two ends of a connection and whose it is, as a record tells them.
@@ -65,8 +66,9 @@ pub(super) struct Part<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Bytes,
-    /// Of a request that was taken for one before the connection was handed over.
-    Earlier,
+    /// Of a request that was taken for one before the connection was handed over: how its head
+    /// goes on after these bytes and those that are missing behind them, if it does.
+    Earlier(Option<HeadRest>),
     Closed,
 }
 
@@ -159,14 +161,19 @@ pub(super) fn part(bytes: &[u8]) -> Result<Part<'_>, DecodeError> {
         seq,
         len,
         captured,
-        padding: _,
+        head_end,
     } = read("http_piece", bytes)?;
     Ok(Part {
         ends: ends(&tuple, family, way, Owner { pid, comm }),
         cookie,
         kind: match u32::from(kind) {
             abi::PIECE_CLOSED => Kind::Closed,
-            abi::PIECE_EARLIER => Kind::Earlier,
+            abi::PIECE_EARLIER => Kind::Earlier(match head_end {
+                abi::HEAD_GOES_ON => Some(HeadRest::InLine),
+                abi::HEAD_AFTER_LINE => Some(HeadRest::AfterLine),
+                abi::HEAD_AFTER_RETURN => Some(HeadRest::AfterReturn),
+                _ => None,
+            }),
             _ => Kind::Bytes,
         },
         is_request: is_request != 0,

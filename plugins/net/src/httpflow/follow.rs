@@ -141,7 +141,12 @@ impl Followed {
         let protocol = if is_http2 {
             Protocol::Http2(Box::new(http2::Connection::new(http2::Limits::default())))
         } else {
-            Protocol::Http1(Http1::new())
+            Protocol::Http1(match part.kind {
+                Kind::Earlier(rest) if part.bytes.len() < part.len as usize => {
+                    Http1::after_cut_head(rest)
+                }
+                _ => Http1::new(),
+            })
         };
         Self {
             ends: part.ends,

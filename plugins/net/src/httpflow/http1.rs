@@ -6,12 +6,15 @@
 
 use std::collections::VecDeque;
 
-use plugin_proto::http1::{
-    BodyLength, ChunkedScanner, HeadError, Method, Progress, Version, parse_request_head,
-    parse_response_head,
-};
+use plugin_proto::http1::{ChunkedScanner, Method, Version};
 use plugin_proto::http2;
 use plugin_proto::piece::News;
+
+use request::begins_request;
+use response::begins_response;
+
+mod request;
+mod response;
 
 /// Bytes of a head; of a larger one nothing is known.
 const MAX_HEAD: usize = 64 * 1024;
@@ -44,11 +47,37 @@ pub(super) struct Answer {
 #[derive(Debug)]
 enum State {
     Head,
+    /// What is left of a head of which enough is known.
+    Rest(HeadRest),
     Body(u64),
     Chunked(ChunkedScanner),
     UntilClose,
     /// Until a piece begins with a head.
     Lost,
+}
+
+/// Where the rest of a head that was cut begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadRest {
+    InLine,
+    AfterLine,
+    /// After a line, and the carriage return that may end an empty one.
+    AfterReturn,
+}
+
+impl HeadRest {
+    /// How many of these bytes there are up to the head's end, if it is among them.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        for (index, byte) in bytes.iter().enumerate() {
+            *self = match (byte, *self) {
+                (b'\n', Self::AfterLine | Self::AfterReturn) => return Some(index + 1),
+                (b'\n', Self::InLine) => Self::AfterLine,
+                (b'\r', Self::AfterLine) => Self::AfterReturn,
+                _ => Self::InLine,
+            };
+        }
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -76,7 +105,21 @@ pub(super) struct Http1 {
     open: VecDeque<Message>,
     /// The head of the latest request, if it asks for HTTP/2.
     upgrade: Vec<u8>,
+    /// The head of the first request was cut, and ends in what is missing, or goes on like this.
+    cut_head: Option<Option<HeadRest>>,
+    /// A request was sent before the one before it was answered.
+    has_pipelined: bool,
+    /// Something was given up, so that the next response need not be that to the next request.
+    doubt: Option<Doubt>,
     not_understood: u64,
+}
+
+/// What was heard since something was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    Nothing,
+    /// Bytes of the end that answers.
+    Response,
 }
 
 impl Http1 {
@@ -88,8 +131,17 @@ impl Http1 {
             response: side(State::Lost),
             open: VecDeque::new(),
             upgrade: Vec::new(),
+            cut_head: None,
+            has_pipelined: false,
+            doubt: None,
             not_understood: 0,
         }
+    }
+
+    /// A connection whose first piece is a request of which some is missing: all of the rest of its
+    /// head, or all but what comes next.
+    pub(super) fn after_cut_head(rest: Option<HeadRest>) -> Self {
+        Self { cut_head: Some(rest), ..Self::new() }
     }
 
     /// Requests and responses that could not be told or paired, since it was last asked.
@@ -101,7 +153,11 @@ impl Http1 {
     pub(super) fn request(&mut self, news: &News<'_>, time: u64, tell: &mut impl FnMut(Message)) {
         self.request_missing(news.missing_before, tell);
         if matches!(self.request.state, State::Lost) && begins_request(news.bytes) {
-            self.request.state = State::Head;
+            if self.may_pair_again() {
+                self.request.state = State::Head;
+            } else {
+                self.not_understood += 1;
+            }
         }
         let mut bytes = news.bytes;
         while !bytes.is_empty() {
@@ -109,6 +165,7 @@ impl Http1 {
             bytes = &bytes[used.min(bytes.len())..];
         }
         self.request_missing(news.missing_after, tell);
+        self.cut_head = None;
         self.tell_ended(tell);
     }
 
@@ -120,6 +177,9 @@ impl Http1 {
         tell: &mut impl FnMut(Message),
     ) -> Next {
         self.response_missing(news.missing_before, tell);
+        if self.doubt.is_some() && !news.bytes.is_empty() {
+            self.doubt = Some(Doubt::Response);
+        }
         if matches!(self.response.state, State::Lost)
             && !self.open.is_empty()
             && begins_response(news.bytes)
@@ -152,279 +212,23 @@ impl Http1 {
         }
     }
 
-    /// Takes some bytes; how many.
-    fn request_bytes(&mut self, bytes: &[u8], time: u64, tell: &mut impl FnMut(Message)) -> usize {
-        match &mut self.request.state {
-            State::Head => self.request_head(bytes, time, tell),
-            State::Body(left) => {
-                let used = (*left).min(bytes.len() as u64);
-                *left -= used;
-                let ended = *left == 0;
-                self.sent(used, ended);
-                used as usize
-            }
-            State::Chunked(scanner) => match scanner.feed(bytes) {
-                Progress::More(_) => {
-                    self.sent(bytes.len() as u64, false);
-                    bytes.len()
-                }
-                Progress::Done(used) => {
-                    self.sent(used as u64, true);
-                    used
-                }
-                Progress::Lost => {
-                    self.lose(tell);
-                    bytes.len()
-                }
-            },
-            State::UntilClose | State::Lost => bytes.len(),
-        }
-    }
-
-    fn request_head(&mut self, bytes: &[u8], time: u64, tell: &mut impl FnMut(Message)) -> usize {
-        // A line break between two requests is not worth a word.
-        if self.request.head.is_empty() && matches!(bytes[0], b'\r' | b'\n') {
-            return 1;
-        }
-        let before = self.request.gather(bytes, time);
-        // Only a line's end brings news, unless this is no request at all.
-        if before > 0 && !bytes.contains(&b'\n') && self.request.head.len() < MAX_HEAD {
-            return bytes.len();
-        }
-        let head = std::mem::take(&mut self.request.head);
-        let parsed = parse_request_head(&head);
-        let (request, len) = match &parsed {
-            Ok(request) => match request.len {
-                Some(len) => (request, len),
-                None if head.len() < MAX_HEAD => {
-                    self.request.head = head;
-                    return bytes.len();
-                }
-                None => {
-                    self.lose(tell);
-                    return bytes.len();
-                }
-            },
-            Err(HeadError::NeedMore) if head.len() < MAX_HEAD => {
-                self.request.head = head;
-                return bytes.len();
-            }
-            Err(_) => {
-                self.not_understood += 1;
-                self.lose(tell);
-                return bytes.len();
-            }
-        };
-        if self.open.len() >= MAX_OPEN {
-            self.lose(tell);
-            return bytes.len();
-        }
-        let has_path = !request.path.is_empty() && request.path != b"*";
-        self.open.push_back(Message {
-            method: request.method,
-            path: has_path.then(|| String::from_utf8_lossy(request.path).into()),
-            truncated: request.truncated,
-            asked_at: self.request.begun,
-            request_bytes: len as u64,
-            answer: None,
-            response_bytes: 0,
-            is_sent: false,
-            is_answered: false,
-        });
-        self.upgrade.clear();
-        if request.wants_h2c() {
-            self.upgrade.extend_from_slice(&head[..len]);
-        }
-        match BodyLength::of_request(request) {
-            BodyLength::None => self.sent(0, true),
-            BodyLength::Length(length) => self.request.state = State::Body(length),
-            BodyLength::Chunked => self.request.state = State::Chunked(ChunkedScanner::new()),
-            BodyLength::UntilClose | BodyLength::Tunnel | BodyLength::Unknown => {
-                self.request.state = State::Lost;
-            }
-        }
-        len - before
-    }
-
-    fn request_missing(&mut self, count: u64, tell: &mut impl FnMut(Message)) {
-        if count == 0 {
-            return;
-        }
-        match &mut self.request.state {
-            State::Body(left) if count <= *left => {
-                *left -= count;
-                let ended = *left == 0;
-                self.sent(count, ended);
-            }
-            State::Chunked(scanner) => match scanner.skip(count) {
-                Progress::Lost => self.lose(tell),
-                _ => self.sent(count, false),
-            },
-            State::UntilClose | State::Lost => {}
-            _ => self.lose(tell),
-        }
-    }
-
-    /// So many bytes of the latest request were sent.
-    fn sent(&mut self, bytes: u64, ended: bool) {
-        if let Some(latest) = self.open.back_mut() {
-            latest.request_bytes += bytes;
-            latest.is_sent |= ended;
-        }
-        if ended {
-            self.request.state = State::Head;
-        }
-    }
-
-    fn response_bytes(
-        &mut self,
-        bytes: &[u8],
-        time: u64,
-        tell: &mut impl FnMut(Message),
-    ) -> (usize, Next) {
-        let used = match &mut self.response.state {
-            State::Head => return self.response_head(bytes, time, tell),
-            State::Body(left) => {
-                let used = (*left).min(bytes.len() as u64);
-                *left -= used;
-                let ended = *left == 0;
-                self.answered(used, ended);
-                used as usize
-            }
-            State::Chunked(scanner) => match scanner.feed(bytes) {
-                Progress::More(_) => {
-                    self.answered(bytes.len() as u64, false);
-                    bytes.len()
-                }
-                Progress::Done(used) => {
-                    self.answered(used as u64, true);
-                    used
-                }
-                Progress::Lost => {
-                    self.lose(tell);
-                    bytes.len()
-                }
-            },
-            State::UntilClose => {
-                self.answered(bytes.len() as u64, false);
-                bytes.len()
-            }
-            State::Lost => bytes.len(),
-        };
-        (used, Next::Http1)
-    }
-
-    fn response_head(
-        &mut self,
-        bytes: &[u8],
-        time: u64,
-        tell: &mut impl FnMut(Message),
-    ) -> (usize, Next) {
-        let before = self.response.gather(bytes, time);
-        let head = std::mem::take(&mut self.response.head);
-        let parsed = parse_response_head(&head);
-        let response = match &parsed {
-            Ok(response) if response.len.is_some() => response,
-            Ok(_) | Err(HeadError::NeedMore) if head.len() < MAX_HEAD => {
-                self.response.head = head;
-                return (bytes.len(), Next::Http1);
-            }
-            _ => {
-                self.not_understood += 1;
-                self.lose(tell);
-                return (bytes.len(), Next::Http1);
-            }
-        };
-        let len = response.len.unwrap_or_default();
-        let begun = self.response.begun;
-        let used = len - before;
-        let Some(message) = self.open.iter_mut().find(|message| !message.is_answered) else {
-            self.not_understood += 1;
-            self.response.state = State::Lost;
-            return (bytes.len(), Next::Http1);
-        };
-        message.response_bytes += len as u64;
-        if response.is_interim() {
-            return (used, Next::Http1);
-        }
-        message.answer =
-            Some(Answer { version: response.version, status: response.status, at: begun });
-        match BodyLength::of_response(Some(message.method), response) {
-            BodyLength::None => self.answered(0, true),
-            BodyLength::Length(length) => self.response.state = State::Body(length),
-            BodyLength::Chunked => self.response.state = State::Chunked(ChunkedScanner::new()),
-            BodyLength::UntilClose => self.response.state = State::UntilClose,
-            BodyLength::Unknown => {
-                self.answered(0, true);
-                self.response.state = State::Lost;
-            }
-            BodyLength::Tunnel if response.starts_h2c() => {
-                if let Some(connection) = self.upgraded() {
-                    return (used, Next::Http2(connection, 0));
-                }
-                return (used, Next::Tunnel);
-            }
-            BodyLength::Tunnel => {
-                self.close(tell);
-                return (used, Next::Tunnel);
-            }
-        }
-        self.tell_ended(tell);
-        (used, Next::Http1)
-    }
-
-    /// The connection in HTTP/2 that answers the latest request.
-    fn upgraded(&mut self) -> Option<Box<http2::Connection>> {
-        let request = parse_request_head(&self.upgrade).ok()?;
-        let message = self.open.pop_back()?;
-        let mut connection = Box::new(http2::Connection::new(http2::Limits::default()));
-        let asked = http2::Message {
-            first: Some(message.asked_at),
-            last: message.asked_at,
-            wire: message.request_bytes,
-            ..http2::Message::default()
-        };
-        connection.upgrade(&request, asked);
-        Some(connection)
-    }
-
-    fn response_missing(&mut self, count: u64, tell: &mut impl FnMut(Message)) {
-        if count == 0 {
-            return;
-        }
-        match &mut self.response.state {
-            State::Body(left) if count <= *left => {
-                *left -= count;
-                let ended = *left == 0;
-                self.answered(count, ended);
-            }
-            State::Chunked(scanner) => match scanner.skip(count) {
-                Progress::Lost => self.lose(tell),
-                _ => self.answered(count, false),
-            },
-            State::UntilClose => self.answered(count, false),
-            State::Lost => {}
-            _ => self.lose(tell),
-        }
-    }
-
-    /// So many bytes of the response to the first request that waits were sent.
-    fn answered(&mut self, bytes: u64, ended: bool) {
-        if let Some(message) = self.open.iter_mut().find(|message| !message.is_answered) {
-            message.response_bytes += bytes;
-            message.is_answered |= ended;
-        }
-        if ended {
-            self.response.state = State::Head;
-        }
-    }
-
     fn tell_ended(&mut self, tell: &mut impl FnMut(Message)) {
         while let Some(message) =
             self.open.pop_front_if(|message| message.is_sent && message.is_answered)
         {
             tell(message);
         }
+    }
+
+    /// Whether the response to a request that begins now can be told from one to what was given
+    /// up. One that came before it is; and only who does not pipeline waits for that.
+    fn may_pair_again(&mut self) -> bool {
+        self.has_pipelined |= self.doubt == Some(Doubt::Nothing);
+        if self.has_pipelined && self.doubt.is_some() {
+            return false;
+        }
+        self.doubt = None;
+        true
     }
 
     /// Nobody can tell what comes next.
@@ -440,6 +244,7 @@ impl Http1 {
             side.state = State::Lost;
             side.head = Vec::new();
         }
+        self.doubt = Some(Doubt::Nothing);
     }
 }
 
@@ -453,14 +258,6 @@ impl Side {
         self.head.extend_from_slice(bytes);
         before
     }
-}
-
-fn begins_request(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && !matches!(parse_request_head(bytes), Err(HeadError::NotHttp))
-}
-
-fn begins_response(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && !matches!(parse_response_head(bytes), Err(HeadError::NotHttp))
 }
 
 #[cfg(test)]

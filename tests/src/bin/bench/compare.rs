@@ -1,7 +1,9 @@
 //! The same load without a collector and with one, in turn. In: the round. Out: for each load and each set of parts, how much was
 //! done in a second, round by round.
 
-use crate::loads::{BULK, FILES, HTTPS, Load, NGINX, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM};
+use crate::loads::{
+    BULK, Done, FILES, HTTPS, Load, NGINX, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM,
+};
 use crate::results::{Comparison, Losses};
 use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS};
 
@@ -31,7 +33,7 @@ pub(crate) fn compare(
         .collect();
     for round in 0..rounds {
         for (load, variants) in &rows {
-            let done = one_round(servers, load, variants, round % 2 == 1, losses);
+            let done = one_round(servers, load, variants, losses);
             let without = done[0];
             for (parts, with) in variants.iter().zip(&done[1..]) {
                 let this = |row: &&mut Comparison| row.key == load.key && row.parts == parts.name;
@@ -52,28 +54,20 @@ pub(crate) fn compare(
     comparisons
 }
 
-/// What was done in a second without a collector, and with each; in the other order if `is_reversed`.
-fn one_round(
-    servers: &Servers,
-    load: &Load,
-    variants: &[Parts],
-    is_reversed: bool,
-    losses: &mut Losses,
-) -> Vec<f64> {
+/// What was done in a second without a collector, and with each. All run once in order and once backwards, so that a machine that
+/// becomes slower or faster meanwhile does so for all of them.
+fn one_round(servers: &Servers, load: &Load, variants: &[Parts], losses: &mut Losses) -> Vec<f64> {
     let mut order: Vec<Option<Parts>> = vec![None];
     order.extend(variants.iter().copied().map(Some));
     let mut run = |parts: &Option<Parts>| {
-        let Some(parts) = parts else { return (load.run)(servers).per_second() };
+        let Some(parts) = parts else { return (load.run)(servers) };
         let subject = Subject::start(*parts, Reports::OncePerWindow);
-        let done = (load.run)(servers).per_second();
+        let done = (load.run)(servers);
         losses.add(&format!("{}, {}", load.key, parts.name), subject.finish().losses);
         done
     };
-    if is_reversed {
-        let mut done: Vec<f64> = order.iter().rev().map(&mut run).collect();
-        done.reverse();
-        done
-    } else {
-        order.iter().map(&mut run).collect()
-    }
+    let there: Vec<Done> = order.iter().map(&mut run).collect();
+    let mut back: Vec<Done> = order.iter().rev().map(&mut run).collect();
+    back.reverse();
+    there.into_iter().zip(back).map(|(one, other)| one.and(other).per_second()).collect()
 }

@@ -13,8 +13,8 @@ use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
 use system_tests::usage::{self, Program};
 
 use crate::loads::{
-    BULK, FILES, HTTP_EXCHANGE, HTTPS_EXCHANGE, Load, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM,
-    WINDOW,
+    BULK, FILES, HTTP_APART, HTTP_EXCHANGE, HTTPS_EXCHANGE, Load, REDIS, SHORT, Servers, UDP_ASK,
+    UDP_STREAM, WINDOW,
 };
 use crate::results::{Copying, Cost, Losses, Window};
 use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS};
@@ -22,9 +22,10 @@ use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS};
 /// Programs change little from round to round.
 const MOST_ROUNDS: usize = 3;
 
-const ROWS: [(&Load, Parts); 8] = [
+const ROWS: [(&Load, Parts); 9] = [
     (&HTTP_EXCHANGE, NETFLOW),
     (&HTTP_EXCHANGE, HTTP),
+    (&HTTP_APART, HTTP),
     (&HTTPS_EXCHANGE, TLS),
     (&REDIS, HTTP),
     (&BULK, HTTP),

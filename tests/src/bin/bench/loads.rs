@@ -16,7 +16,7 @@ use system_tests::process::run;
 use system_tests::{ports, wait};
 
 /// How long a load runs, where its length is a time.
-pub(crate) const WINDOW: Duration = Duration::from_secs(3);
+pub(crate) const WINDOW: Duration = Duration::from_secs(2);
 
 const REQUESTS: u64 = 200_000;
 const CONNECTIONS: u64 = 100_000;
@@ -31,6 +31,11 @@ pub(crate) struct Done {
 impl Done {
     pub(crate) fn per_second(self) -> f64 {
         self.count as f64 / self.seconds
+    }
+
+    /// Both runs.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { count: self.count + other.count, seconds: self.seconds + other.seconds }
     }
 }
 
@@ -59,6 +64,12 @@ pub(crate) const HTTP_EXCHANGE: Load = Load {
     name: "nginx + wrk, loopback",
     unit: "exchange",
     run: |servers| wrk(&servers.hosts().server, "http://127.0.0.1"),
+};
+pub(crate) const HTTP_APART: Load = Load {
+    key: "exchange-apart",
+    name: "the same, head and body apart",
+    unit: "exchange",
+    run: |servers| wrk(&servers.hosts().server, "http://127.0.0.1:81"),
 };
 pub(crate) const HTTPS_EXCHANGE: Load = Load {
     key: "tls-exchange",

@@ -1,4 +1,4 @@
-use super::{Http1, Message, Next};
+use super::{HeadRest, Http1, Message, Next};
 use plugin_proto::piece::News;
 
 fn news(bytes: &[u8]) -> News<'_> {
@@ -58,14 +58,85 @@ fn what_is_split_anywhere_is_put_together() {
     assert_eq!(lost, 0);
 }
 
+/// What is sent and received, in this order.
+enum Event<'a> {
+    Request(&'a [u8]),
+    Response(&'a [u8]),
+    /// Of a request, which goes on for so long.
+    CutRequest(&'a [u8], u64),
+}
+
+use Event::{CutRequest, Request, Response};
+
+fn told(mut http1: Http1, events: &[Event<'_>]) -> (Vec<(String, u16)>, u64) {
+    let mut told = Vec::new();
+    let mut tell = |message: Message| {
+        told.push((message.path.unwrap().into(), message.answer.unwrap().status));
+    };
+    for (time, event) in (1..).zip(events) {
+        match event {
+            Request(bytes) => http1.request(&news(bytes), time, &mut tell),
+            CutRequest(bytes, missing_after) => {
+                let news = News { missing_before: 0, bytes, missing_after: *missing_after };
+                http1.request(&news, time, &mut tell);
+            }
+            Response(bytes) => drop(http1.response(&news(bytes), time, &mut tell)),
+        }
+    }
+    (told, http1.take_not_understood())
+}
+
+const GET_A: &[u8] = b"GET /a HTTP/1.1\r\n\r\n";
+const GET_B: &[u8] = b"GET /b HTTP/1.1\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const NONE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+fn is(path: &str, status: u16) -> (String, u16) {
+    (path.into(), status)
+}
+
 #[test]
 fn what_is_not_http_is_counted_and_a_later_request_understood() {
-    let (told, lost) = talk(
-        &[b"\0\0\0", b"GET /a HTTP/1.1\r\n\r\n"],
-        &[b"noise", b"HTTP/1.1 204 No Content\r\n\r\n"],
-    );
-    assert_eq!(shown(&told), [("/a", 204, 100, 19, 27)]);
-    assert_eq!(lost, 1);
+    let events = [Request(b"\0\0\0"), Response(b"noise"), Request(GET_A), Response(NONE)];
+    assert_eq!(told(Http1::new(), &events), (vec![is("/a", 204)], 1));
+}
+
+#[test]
+fn a_response_to_what_was_given_up_is_not_taken_for_that_to_the_next_request() {
+    let cut = CutRequest(b"GET /cut HTTP/1.1\r\nHost: x\r\n", 5);
+    let events =
+        [cut, Request(GET_A), Response(OK), Response(NONE), Request(GET_B), Response(NONE)];
+    assert_eq!(told(Http1::new(), &events), (vec![], 2));
+}
+
+#[test]
+fn who_waits_for_each_response_is_understood_again() {
+    let cut = CutRequest(b"GET /cut HTTP/1.1\r\nHost: x\r\n", 5);
+    let events = [cut, Response(OK), Request(GET_A), Response(NONE), Request(GET_B), Response(OK)];
+    assert_eq!(told(Http1::new(), &events), (vec![is("/a", 204), is("/b", 200)], 0));
+}
+
+#[test]
+fn a_head_of_which_only_the_end_is_known_is_a_request() {
+    let line = b"GET /cut HTTP/1.1\r\n";
+    let events = [CutRequest(line, 9), Request(GET_A), Response(OK), Response(NONE)];
+    let expected = vec![is("/cut", 200), is("/a", 204)];
+    assert_eq!(told(Http1::after_cut_head(None), &events), (expected.clone(), 0));
+    for (rest, more) in [
+        (HeadRest::InLine, &b"x: y\r\n\r\n"[..]),
+        (HeadRest::InLine, b"\n\n"),
+        (HeadRest::AfterLine, b"\r\n"),
+        (HeadRest::AfterLine, b"x: y\r\n\r\n"),
+        (HeadRest::AfterReturn, b"\n"),
+    ] {
+        for len in 1..=more.len() {
+            let mut events = vec![CutRequest(line, 9)];
+            events.extend(more.chunks(len).map(Request));
+            events.extend([Request(GET_A), Response(OK), Response(NONE)]);
+            let seen = told(Http1::after_cut_head(Some(rest)), &events);
+            assert_eq!(seen, (expected.clone(), 0), "{rest:?}, {more:?}, {len}");
+        }
+    }
 }
 
 #[test]
