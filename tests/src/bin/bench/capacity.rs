@@ -16,7 +16,7 @@ use system_tests::{usage, wait};
 
 use crate::loads::WINDOW;
 use crate::results::{Encoding, Sockets, Starts};
-use crate::subject::{NETFLOW, Reports, Subject};
+use crate::subject::{HTTP, Reports, Subject};
 
 const CONNECTIONS: usize = 20_000;
 const REPORTS: u64 = 5;
@@ -77,9 +77,12 @@ pub(crate) fn starts(rounds: usize) -> Starts {
 
 /// Memory, and CPU time of a report, with many connections of which each says something.
 pub(crate) fn sockets() -> Sockets {
-    let subject = Subject::start(NETFLOW, Reports::Often);
+    let subject = Subject::start(HTTP, Reports::Often);
     let pid = subject.collector.pid();
     let before_kib = usage::resident_kib(pid);
+    let cpu = usage::cpu_ns(pid);
+    thread::sleep(Duration::from_secs(REPORTS));
+    let cpu_ns_per_report_before = (usage::cpu_ns(pid) - cpu) / REPORTS;
     let pairs = open_pairs();
     let cpu = usage::cpu_ns(pid);
     for _ in 0..REPORTS {
@@ -93,7 +96,7 @@ pub(crate) fn sockets() -> Sockets {
     let resident_kib = usage::resident_kib(pid);
     let ends = 2 * pairs.len();
     subject.finish();
-    Sockets { ends, before_kib, resident_kib, cpu_ns_per_report }
+    Sockets { ends, before_kib, resident_kib, cpu_ns_per_report_before, cpu_ns_per_report }
 }
 
 fn open_pairs() -> Vec<(TcpStream, TcpStream)> {

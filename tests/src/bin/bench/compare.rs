@@ -61,7 +61,7 @@ fn one_round(servers: &Servers, load: &Load, variants: &[Parts], losses: &mut Lo
     order.extend(variants.iter().copied().map(Some));
     let mut run = |parts: &Option<Parts>| {
         let Some(parts) = parts else { return (load.run)(servers) };
-        let subject = Subject::start(*parts, Reports::OncePerWindow);
+        let subject = Subject::start(*parts, Reports::Seldom);
         let done = (load.run)(servers);
         losses.add(&format!("{}, {}", load.key, parts.name), subject.finish().losses);
         done

@@ -210,6 +210,7 @@ pub(crate) struct Sockets {
     pub(crate) ends: usize,
     pub(crate) before_kib: u64,
     pub(crate) resident_kib: u64,
+    pub(crate) cpu_ns_per_report_before: u64,
     pub(crate) cpu_ns_per_report: u64,
 }
 
@@ -278,6 +279,7 @@ impl Results {
                 "ends": sockets.ends, "resident_kib": sockets.resident_kib,
                 "resident_kib_before": sockets.before_kib,
                 "cpu_ms_per_report": ms(sockets.cpu_ns_per_report),
+                "cpu_ms_per_report_before": ms(sockets.cpu_ns_per_report_before),
             })),
             "losses": self.losses.0,
         })

@@ -132,11 +132,12 @@ fn more(text: &mut String, results: &Results) {
         row(
             "busy sockets",
             format!(
-                "{}: {:.1} MiB resident ({:.1} before), {:.0} ms of CPU per report",
+                "{}: {:.1} MiB resident ({:.1} before), {:.0} ms of CPU per report ({:.1} before)",
                 sockets.ends,
                 sockets.resident_kib as f64 / 1024.0,
                 sockets.before_kib as f64 / 1024.0,
-                ms(sockets.cpu_ns_per_report)
+                ms(sockets.cpu_ns_per_report),
+                ms(sockets.cpu_ns_per_report_before)
             ),
         );
     }
