@@ -18,7 +18,7 @@ const USAGE: &str = "write `datakit-ebpf tls explain PID`";
 /// Answers the words of a command line.
 pub(crate) fn explain(words: &[&str]) -> Result<String> {
     let ["tls", "explain", pid] = words else { bail!(USAGE) };
-    let pid: u32 = pid.parse().context(USAGE)?;
+    let Ok(pid) = pid.parse::<u32>() else { bail!("{pid} is no process id: {USAGE}") };
     let name = fs::read_to_string(format!("/proc/{pid}/comm"));
     let name = name.with_context(|| format!("look at process {pid}"))?;
     let Ok(program) = Target::executable(pid) else {
