@@ -68,7 +68,7 @@ pub(super) enum Kind {
     Bytes,
     /// Of a request that was taken for one before the connection was handed over: how its head
     /// goes on after these bytes and those that are missing behind them, if it does.
-    Earlier(Option<HeadRest>),
+    Earlier(HeadRest),
     Closed,
 }
 
@@ -169,10 +169,10 @@ pub(super) fn part(bytes: &[u8]) -> Result<Part<'_>, DecodeError> {
         kind: match u32::from(kind) {
             abi::PIECE_CLOSED => Kind::Closed,
             abi::PIECE_EARLIER => Kind::Earlier(match head_end {
-                abi::HEAD_GOES_ON => Some(HeadRest::InLine),
-                abi::HEAD_AFTER_LINE => Some(HeadRest::AfterLine),
-                abi::HEAD_AFTER_RETURN => Some(HeadRest::AfterReturn),
-                _ => None,
+                abi::HEAD_GOES_ON => HeadRest::InLine,
+                abi::HEAD_AFTER_LINE => HeadRest::AfterLine,
+                abi::HEAD_AFTER_RETURN => HeadRest::AfterReturn,
+                _ => HeadRest::Nothing,
             }),
             _ => Kind::Bytes,
         },

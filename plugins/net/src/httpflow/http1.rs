@@ -59,6 +59,8 @@ enum State {
 /// Where the rest of a head that was cut begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HeadRest {
+    /// There is none.
+    Nothing,
     InLine,
     AfterLine,
     /// After a line, and the carriage return that may end an empty one.
@@ -106,7 +108,7 @@ pub(super) struct Http1 {
     /// The head of the latest request, if it asks for HTTP/2.
     upgrade: Vec<u8>,
     /// The head of the first request was cut, and ends in what is missing, or goes on like this.
-    cut_head: Option<Option<HeadRest>>,
+    cut_head: Option<HeadRest>,
     /// A request was sent before the one before it was answered.
     has_pipelined: bool,
     /// Something was given up, so that the next response need not be that to the next request.
@@ -140,7 +142,7 @@ impl Http1 {
 
     /// A connection whose first piece is a request of which some is missing: all of the rest of its
     /// head, or all but what comes next.
-    pub(super) fn after_cut_head(rest: Option<HeadRest>) -> Self {
+    pub(super) fn after_cut_head(rest: HeadRest) -> Self {
         Self { cut_head: Some(rest), ..Self::new() }
     }
 

@@ -5,7 +5,7 @@ use plugin_proto::http1::{
     BodyLength, ChunkedScanner, HeadError, Progress, RequestHead, parse_request_head,
 };
 
-use super::{Http1, MAX_HEAD, MAX_OPEN, Message, State};
+use super::{HeadRest, Http1, MAX_HEAD, MAX_OPEN, Message, State};
 
 impl Http1 {
     /// Takes some bytes; how many.
@@ -124,7 +124,7 @@ impl Http1 {
     /// one without a body.
     fn request_is_cut(&mut self, missing: u64, tell: &mut impl FnMut(Message)) {
         let head = std::mem::take(&mut self.request.head);
-        let rest = self.cut_head.take().flatten();
+        let rest = self.cut_head.take().unwrap_or(HeadRest::Nothing);
         let is_open = parse_request_head(&head)
             .is_ok_and(|request| self.open(&request, head.len() as u64 + missing));
         if !is_open {
@@ -133,8 +133,8 @@ impl Http1 {
             return;
         }
         match rest {
-            None => self.sent(0, true),
-            Some(rest) => self.request.state = State::Rest(rest),
+            HeadRest::Nothing => self.sent(0, true),
+            rest => self.request.state = State::Rest(rest),
         }
     }
 

@@ -121,7 +121,7 @@ fn a_head_of_which_only_the_end_is_known_is_a_request() {
     let line = b"GET /cut HTTP/1.1\r\n";
     let events = [CutRequest(line, 9), Request(GET_A), Response(OK), Response(NONE)];
     let expected = vec![is("/cut", 200), is("/a", 204)];
-    assert_eq!(told(Http1::after_cut_head(None), &events), (expected.clone(), 0));
+    assert_eq!(told(Http1::after_cut_head(HeadRest::Nothing), &events), (expected.clone(), 0));
     for (rest, more) in [
         (HeadRest::InLine, &b"x: y\r\n\r\n"[..]),
         (HeadRest::InLine, b"\n\n"),
@@ -133,7 +133,7 @@ fn a_head_of_which_only_the_end_is_known_is_a_request() {
             let mut events = vec![CutRequest(line, 9)];
             events.extend(more.chunks(len).map(Request));
             events.extend([Request(GET_A), Response(OK), Response(NONE)]);
-            let seen = told(Http1::after_cut_head(Some(rest)), &events);
+            let seen = told(Http1::after_cut_head(rest), &events);
             assert_eq!(seen, (expected.clone(), 0), "{rest:?}, {more:?}, {len}");
         }
     }
