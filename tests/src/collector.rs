@@ -19,7 +19,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::receiver::Receiver;
-use crate::{plugins, ports, wait};
+use crate::{plugins, ports, usage, wait};
 
 /// The value of the tag `host` on all points.
 pub const HOSTNAME: &str = "system-test";
@@ -430,11 +430,13 @@ impl Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
+        let metrics = thread::panicking().then(|| self.get("/metrics"));
         // Both fail if it has ended already, which is as good.
         self.child.kill().ok();
         self.child.wait().ok();
-        if !thread::panicking() {
-            return;
+        let Some(metrics) = metrics else { return };
+        if let Ok(metrics) = metrics {
+            eprintln!("--- lost, refused or not understood: {:?}", usage::losses(&metrics));
         }
         for name in ["log", "stderr", "datakit-ebpf.stderr"] {
             if let Ok(text) = fs::read_to_string(self.folder.path().join(name)) {

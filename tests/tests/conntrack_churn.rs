@@ -88,8 +88,8 @@ fn connections_that_end_leave_nothing_behind() {
     forget_quickly(&hosts.node);
     let receiver = Receiver::start();
     let collector = start(&receiver);
-    // Tables and buffers have their size after the first ones.
-    open_and_close(&hosts, &listener, connections() / 10);
+    // Tables and buffers have their size after the first ones, which is larger on a slower machine.
+    open_and_close(&hosts, &listener, connections());
     wait_for_nothing(&collector, &hosts.node);
     let before = resident(&collector);
     open_and_close(&hosts, &listener, connections());
@@ -102,7 +102,7 @@ fn connections_that_end_leave_nothing_behind() {
         counted("events_lost_total"),
         counted("overruns_total")
     );
-    assert!(counted("events_total") >= 2 * connections() as u64 - counted("events_lost_total"));
+    assert!(counted("events_total") >= 4 * connections() as u64 - counted("events_lost_total"));
     assert_eq!(counted("overruns_total"), counted("overruns_healed_total"));
     assert!(after < before * 1.1, "{before} KiB before, {after} KiB after");
     collector.stop();

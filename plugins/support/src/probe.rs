@@ -246,7 +246,8 @@ fn brief(error: &str) -> String {
 fn attach_skb(program: &mut Program, site: &Site<'_>, way: CgroupSkbAttachType) -> Result<()> {
     let program: &mut CgroupSkb = program.try_into()?;
     program.load().context("load")?;
-    program.attach(site.cgroup()?, way, CgroupAttachMode::Single).context("attach")?;
+    let attached = program.attach(site.cgroup()?, way, CgroupAttachMode::Single);
+    attached.context("attach, for which some kernels want CAP_NET_ADMIN too")?;
     Ok(())
 }
 
