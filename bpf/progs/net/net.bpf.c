@@ -356,3 +356,11 @@ int BPF_PROG(sched_process_exec, struct task_struct *task, int old_pid, struct l
 	tls_started();
 	return 0;
 }
+
+/* The same, where tp_btf is not to be used. */
+SEC("raw_tp/sched_process_exec")
+int exec_untyped(void *ctx)
+{
+	tls_started();
+	return 0;
+}

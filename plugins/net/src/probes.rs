@@ -239,10 +239,10 @@ pub(crate) const TLS_PROBES: &[Probe] = &[
     Probe {
         name: START,
         need: Need::Optional("a program as soon as it starts: it is found within ten seconds"),
-        ways: &[Way {
-            program: "sched_process_exec",
-            hook: Hook::Tracepoint("sched_process_exec"),
-        }],
+        ways: &[
+            Way { program: "sched_process_exec", hook: Hook::Tracepoint("sched_process_exec") },
+            Way { program: "exec_untyped", hook: Hook::UntypedTracepoint("sched_process_exec") },
+        ],
     },
 ];
 
