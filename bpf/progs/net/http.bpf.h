@@ -68,6 +68,19 @@ static __always_inline void http_asked(struct __sk_buff *skb, struct http_stand 
 	stand->state = HTTP_ASKED;
 }
 
+/* The other side may have handed the connection over after this packet was taken in hand. */
+static __always_inline void
+http_ship_if_handed_over(struct __sk_buff *skb, const struct tcp_conn *conn, enum direction way)
+{
+	struct http_conn *http;
+
+	if (*(volatile __u8 *)&conn->http.mode != HTTP_HANDED_OVER)
+		return;
+	http = http_of(skb);
+	if (http)
+		http_ship(skb, conn, http, way);
+}
+
 /* While a request is open: its rest. */
 static __always_inline void http_asks_on(struct __sk_buff *skb, struct tcp_conn *conn,
 					 const struct segment *segment, enum direction way)
@@ -87,6 +100,7 @@ static __always_inline void http_asks_on(struct __sk_buff *skb, struct tcp_conn 
 	}
 	if (is_rest) {
 		stand->request_bytes += segment->len + segment->missed;
+		http_ship_if_handed_over(skb, conn, way);
 		return;
 	}
 	if (!http)
@@ -144,6 +158,12 @@ static __always_inline void learn_holder(struct tcp_conn *conn, struct sock *sk)
 		held_by_current(&conn->holder);
 }
 
+/* The request that is open has come to something; false if it was handed over meanwhile. */
+static __always_inline bool take_asked(struct http_stand *stand, enum http_state state)
+{
+	return __sync_val_compare_and_swap(&stand->state, HTTP_ASKED, state) == HTTP_ASKED;
+}
+
 static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp_conn *conn,
 					       const struct segment *segment, enum direction way)
 {
@@ -154,6 +174,7 @@ static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp
 
 	if (stand->state != HTTP_ASKED) {
 		stand->response_bytes += segment->len + segment->missed;
+		http_ship_if_handed_over(skb, conn, way);
 		return;
 	}
 	if (segment->len < sizeof(line)) {
@@ -184,7 +205,10 @@ static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp
 	stand->minor = line[7] - '0';
 	if (way == EGRESS && !conn->holder.is_known && skb->sk)
 		learn_holder(conn, kernel_sock(skb->sk));
-	stand->state = HTTP_ANSWERED;
+	if (!take_asked(stand, HTTP_ANSWERED)) {
+		http_ship_if_handed_over(skb, conn, way);
+		return;
+	}
 	/* What follows is another protocol: after CONNECT, too. */
 	if (status == 101 || (stand->connects && status >= 200 && status < 300)) {
 		http = http_of(skb);
@@ -199,8 +223,10 @@ hand_over:
 		http_hand_over(skb, conn, http, way);
 	return;
 not_understood:
-	count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
-	stand->state = HTTP_IDLE;
+	if (take_asked(stand, HTTP_IDLE))
+		count(COUNTER_HTTP_NOT_UNDERSTOOD, 1);
+	else
+		http_ship_if_handed_over(skb, conn, way);
 }
 
 /*

@@ -13,6 +13,7 @@ use plugin_proto::http2::{self, PREFACE, Side};
 use plugin_proto::piece::{Cursor, Piece};
 
 use super::decode::{Ends, Exchange, Kind, Part};
+use super::early::Early;
 use super::http1::{Http1, Message, Next};
 use super::order::{Order, Room};
 
@@ -27,6 +28,7 @@ pub(super) struct Follow {
     /// The time of the latest piece.
     now: u64,
     room: Room,
+    early: Early,
     counts: FollowCounts,
 }
 
@@ -97,9 +99,18 @@ impl Follow {
         let is_full = self.connections.len() >= MAX_CONNECTIONS;
         let followed = match self.connections.entry(part.cookie) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if part.kind == Kind::Closed => return,
+            Entry::Vacant(_) if part.kind == Kind::Closed => {
+                self.counts.not_understood += self.early.give_up(part.cookie) as u64;
+                return;
+            }
             Entry::Vacant(_) if is_full => {
                 self.counts.refused += 1;
+                return;
+            }
+            Entry::Vacant(_) if !part.is_request => {
+                if !self.early.keep(part) {
+                    self.counts.not_understood += 1;
+                }
                 return;
             }
             Entry::Vacant(entry) => entry.insert(Followed::new(part)),
@@ -111,12 +122,17 @@ impl Follow {
             self.connections.remove(&part.cookie);
         } else {
             followed.observe(part, &mut self.room, &mut self.counts, tell);
+            if part.is_request {
+                self.early.take(part, |early| {
+                    followed.observe(early, &mut self.room, &mut self.counts, tell);
+                });
+            }
         }
     }
 
     /// Forgets those of which nothing was heard for long.
     pub(super) fn expire(&mut self, tell: &mut impl FnMut(&Exchange<'_>)) {
-        let Self { connections, now, room, counts } = self;
+        let Self { connections, now, room, early: _, counts } = self;
         connections.retain(|_, followed| {
             let is_idle = followed.heard_at.saturating_add(IDLE_NS) < *now;
             if is_idle {

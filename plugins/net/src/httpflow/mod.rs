@@ -14,6 +14,7 @@
 mod aggregate;
 pub(crate) mod collect;
 mod decode;
+mod early;
 mod follow;
 mod http1;
 mod order;
