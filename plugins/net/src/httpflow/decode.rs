@@ -194,7 +194,7 @@ fn rest<'a, T>(
     rest.get(..need).ok_or(DecodeError::Truncated { record, need, have: rest.len() })
 }
 
-fn ends(tuple: &abi::tuple, family: u8, way: u8, owner: Owner) -> Ends {
+pub(super) fn ends(tuple: &abi::tuple, family: u8, way: u8, owner: Owner) -> Ends {
     let (local, remote) = endpoints(tuple, family);
     Ends { local, remote, direction: direction(way), owner, netns: tuple.netns }
 }

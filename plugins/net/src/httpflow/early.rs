@@ -60,3 +60,45 @@ impl Early {
         self.waiting.remove(&cookie).map_or(0, |pieces| pieces.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Early, MOST_CONNECTIONS, MOST_PIECES};
+    use crate::decode::tests::closed;
+    use crate::httpflow::decode::{Kind, Part, ends};
+    use bpf::net::abi;
+
+    fn piece(cookie: u64, is_request: bool, bytes: &[u8]) -> Part<'_> {
+        let abi::tcp_delta { tuple, .. } = closed();
+        let owner = crate::decode::Owner { pid: 1, comm: [0; 16] };
+        let (way, family) = (abi::HTTP_OUTGOING as u8, abi::FAMILY_IPV4 as u8);
+        let ends = ends(&tuple, family, way, owner);
+        let (len, kind) = (bytes.len() as u32, Kind::Bytes);
+        Part { ends, cookie, kind, is_request, time_ns: 1, seq: 1, len, bytes }
+    }
+
+    #[test]
+    fn what_came_early_comes_back_after_its_request() {
+        let mut early = Early::default();
+        for bytes in [b"a", b"b"] {
+            assert!(early.keep(&piece(1, false, bytes)));
+        }
+        let mut back = Vec::new();
+        early.take(&piece(2, true, b"x"), |part| back.push(part.bytes.to_vec()));
+        assert!(back.is_empty());
+        early.take(&piece(1, true, b"x"), |part| back.push(part.bytes.to_vec()));
+        assert_eq!(back, [b"a", b"b"]);
+        assert_eq!(early.give_up(1), 0);
+    }
+
+    #[test]
+    fn there_is_room_for_a_few() {
+        let mut early = Early::default();
+        let kept = |early: &mut Early, cookie| early.keep(&piece(cookie, false, b"x"));
+        let count = (0..=MOST_PIECES).filter(|_| kept(&mut early, 0)).count();
+        assert_eq!(count, MOST_PIECES);
+        let count = (0..=MOST_CONNECTIONS as u64).filter(|n| kept(&mut early, 1 + n)).count();
+        assert_eq!(count, MOST_CONNECTIONS - 1);
+        assert_eq!(early.give_up(0), MOST_PIECES);
+    }
+}
