@@ -110,11 +110,23 @@ boot() {
 	rm -f "$work/job.ext4"
 	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$job" "$work/job.ext4" \
 		"$(($(du -sm "$job" | cut -f1) * 5 / 4 + 32))M" >/dev/null
-	rm -f "$work/results"
-	truncate -s 256M "$work/results"
 	rm -rf "$results"
 	mkdir -p "$results"
 	cp "$job/vm/plan" "$results/"
+	# The emulator may trip over code that a kernel changes while it boots.
+	for _ in 1 2 3; do
+		emulate "$kernel" "$policy" "$folder" "$results"
+		grep -q 'vm: ' "$results/console" && break
+		echo "  $kernel $policy: the machine did not come up" >&2
+	done
+	tar -x --no-same-owner -f "$work/results" -C "$results" 2>/dev/null || true
+}
+
+# Runs a machine until it ends.
+emulate() {
+	local kernel=$1 policy=$2 folder=$3 results=$4
+	rm -f "$work/results"
+	truncate -s 256M "$work/results"
 	timeout "$MACHINE_SECONDS" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -cpu max -m 2048 \
 		-nographic -no-reboot -nodefaults -serial "file:$results/console" \
 		-kernel "$folder/vmlinuz" -initrd "$folder/initrd" \
@@ -128,7 +140,6 @@ boot() {
 		| sed -un "s/^vm: /  $kernel $policy: /p" &
 	wait "$machine" || true
 	machine=
-	tar -x --no-same-owner -f "$work/results" -C "$results" 2>/dev/null || true
 }
 
 for kernel in $KERNELS; do
