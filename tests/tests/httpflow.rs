@@ -191,6 +191,25 @@ fn what_has_ended_is_reported_while_the_next_request_waits_for_its_answer() {
 }
 
 #[test]
+fn what_has_ended_before_a_connection_becomes_something_else_is_reported() {
+    let scene = Scene::new();
+    let (mut client, mut server) = by_hand(&scene);
+    let ask = b"GET /chat HTTP/1.1\r\nUpgrade: chat\r\n\r\n";
+    for answer in ["HTTP/1.1 204 Not Yet\r\n\r\n", "HTTP/1.1 101 Go\r\nUpgrade: chat\r\n\r\n"] {
+        client.write_all(ask).expect("the server reads");
+        server.read_exact(&mut [0; 37]).expect("the client asks");
+        server.write_all(answer.as_bytes()).expect("the client reads");
+        client.read_exact(&mut vec![0; answer.len()]).expect("the server answers");
+    }
+    drop((client, server));
+    let Seen { client, server, .. } = scene.end();
+    for (points, side) in [(client, Side::Client), (server, Side::Server)] {
+        let expected = [204, 101].map(|status| (("GET".to_owned(), "/chat".to_owned(), status), 1));
+        assert_eq!(answers(&points, side), expected.into(), "{side:?}");
+    }
+}
+
+#[test]
 fn a_request_that_comes_byte_by_byte_is_understood() {
     let scene = Scene::new();
     let request = [b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n", LAST].concat();

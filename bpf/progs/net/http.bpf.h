@@ -131,12 +131,8 @@ static __always_inline void http_request_side(struct __sk_buff *skb, struct tcp_
 	}
 	/* A request may begin here, and what was before it has ended. */
 	is_followed = take_batch(http);
-	if (take_answered(stand)) {
-		if (is_followed)
-			http_add(conn, http);
-		else
-			http_emit_alone(conn, http);
-	}
+	if (take_answered(stand))
+		http_add_or_emit(conn, http, is_followed);
 	if (is_followed) {
 		if (!is_repeated(http, segment, token)) {
 			http_flush(conn, http);
@@ -212,8 +208,8 @@ static __always_inline void http_response_side(struct __sk_buff *skb, struct tcp
 	/* What follows is another protocol: after CONNECT, too. */
 	if (status == 101 || (stand->connects && status >= 200 && status < 300)) {
 		http = http_of(skb);
-		if (http && take_answered(stand))
-			http_emit_alone(conn, http);
+		if (http)
+			http_end(conn, http);
 		stand->mode = HTTP_OTHER;
 	}
 	return;
@@ -343,23 +339,6 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 		http_request_side(skb, conn, &segment, way);
 	else
 		http_response_side(skb, conn, &segment, way);
-}
-
-/* Lets go of everything that has ended. */
-static __always_inline void http_end(struct tcp_conn *conn, struct http_conn *http)
-{
-	bool is_taken = take_batch_firmly(http);
-
-	if (take_answered(&conn->http)) {
-		if (is_taken)
-			http_add(conn, http);
-		else
-			http_emit_alone(conn, http);
-	}
-	if (is_taken) {
-		http_flush(conn, http);
-		give_batch_back(http);
-	}
 }
 
 /* The connection was closed, so its last exchange has ended. */

@@ -184,4 +184,34 @@ static __always_inline void http_add(const struct tcp_conn *conn, struct http_co
 	begin_with_open(batch, stand);
 }
 
+/* The exchange that was open goes into the batch, or by itself if somebody else has that. */
+static __always_inline void http_add_or_emit(const struct tcp_conn *conn, struct http_conn *http,
+					     bool is_taken)
+{
+	if (is_taken)
+		http_add(conn, http);
+	else
+		http_emit_alone(conn, http);
+}
+
+/* Lets go of the batch, and of the exchange that was open if it is the caller's now. */
+static __always_inline void http_let_go(const struct tcp_conn *conn, struct http_conn *http,
+					bool is_answered, bool is_taken)
+{
+	if (is_answered)
+		http_add_or_emit(conn, http, is_taken);
+	if (is_taken) {
+		http_flush(conn, http);
+		give_batch_back(http);
+	}
+}
+
+/* Lets go of everything that has ended. */
+static __always_inline void http_end(struct tcp_conn *conn, struct http_conn *http)
+{
+	bool is_taken = take_batch_firmly(http);
+
+	http_let_go(conn, http, take_answered(&conn->http), is_taken);
+}
+
 #endif

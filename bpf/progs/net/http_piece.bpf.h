@@ -110,24 +110,13 @@ __noinline int http_ship_earlier(const struct tcp_conn *conn, const struct http_
 static __always_inline void http_hand_over(struct __sk_buff *skb, struct tcp_conn *conn,
 					   struct http_conn *http, enum direction way)
 {
-	bool is_taken;
 	__u32 state;
 
 	/* In this order: who finds the request gone finds the new mode. */
 	conn->http.mode = HTTP_HANDED_OVER;
 	state = __sync_lock_test_and_set(&conn->http.state, HTTP_IDLE);
 	/* It may have been answered a moment ago. Who has the batch is about to let go of it. */
-	is_taken = take_batch(http);
-	if (state == HTTP_ANSWERED) {
-		if (is_taken)
-			http_add(conn, http);
-		else
-			http_emit_alone(conn, http);
-	}
-	if (is_taken) {
-		http_flush(conn, http);
-		give_batch_back(http);
-	}
+	http_let_go(conn, http, state == HTTP_ANSWERED, take_batch(http));
 	if (state == HTTP_ASKED)
 		http_ship_earlier(conn, http);
 	http_ship(skb, conn, http, way);

@@ -55,6 +55,14 @@ impl Early {
         }
     }
 
+    /// As [`Early::give_up`], of all whose latest piece is older than that.
+    pub(super) fn expire(&mut self, before: u64) -> usize {
+        let is_old = |_: &u64, pieces: &mut Vec<Waiting>| {
+            pieces.last().is_none_or(|latest| latest.time_ns < before)
+        };
+        self.waiting.extract_if(is_old).map(|(_, pieces)| pieces.len()).sum()
+    }
+
     /// How many wait for a request that has not come, and will not any more.
     pub(super) fn give_up(&mut self, cookie: u64) -> usize {
         self.waiting.remove(&cookie).map_or(0, |pieces| pieces.len())
@@ -100,5 +108,8 @@ mod tests {
         let count = (0..=MOST_CONNECTIONS as u64).filter(|n| kept(&mut early, 1 + n)).count();
         assert_eq!(count, MOST_CONNECTIONS - 1);
         assert_eq!(early.give_up(0), MOST_PIECES);
+        assert_eq!(early.expire(1), 0);
+        assert_eq!(early.expire(2), MOST_CONNECTIONS - 1);
+        assert!(kept(&mut early, 0));
     }
 }

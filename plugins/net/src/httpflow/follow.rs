@@ -132,7 +132,8 @@ impl Follow {
 
     /// Forgets those of which nothing was heard for long.
     pub(super) fn expire(&mut self, tell: &mut impl FnMut(&Exchange<'_>)) {
-        let Self { connections, now, room, early: _, counts } = self;
+        let Self { connections, now, room, early, counts } = self;
+        counts.not_understood += early.expire(now.saturating_sub(IDLE_NS)) as u64;
         connections.retain(|_, followed| {
             let is_idle = followed.heard_at.saturating_add(IDLE_NS) < *now;
             if is_idle {
