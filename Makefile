@@ -38,6 +38,7 @@ SECONDS_EACH ?= 30
 KERNELS ?= 5.10 6.1 6.12 6.18 7.3
 POLICIES ?= auto no-tp-btf
 TESTS ?=
+MACHINES ?= 2
 UPDATE ?=
 
 .PHONY: run test fuzz check build package bench soak vm-test clean root-externals need-build \
@@ -65,10 +66,8 @@ package: build
 
 ## test: everything, as root: unit tests, then the real host with real plugins and real traffic
 test: build need-test root-externals
-	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) \
-		$(CARGO) test --release --locked --workspace --no-fail-fast 2>&1 \
-		| awk '/^test result: / { passed += $$4; failed += $$6 } { print; fflush() } \
-			END { printf "%d passed, %d failed\n", passed, failed; exit failed > 0 }'
+	$(SUDO) env PATH="$$PATH" CARGO=$(CARGO) CARGO_TARGET_DIR=$(TARGET) \
+		EXTERNALS_DIR=$(ROOT_EXTERNALS) tests/run.sh
 
 ## fuzz: each decoder against mutated input, with checked arithmetic; SECONDS_EACH=30
 fuzz: need-build
@@ -94,7 +93,8 @@ soak: build need-test root-externals
 vm-test: build need-vm root-externals
 	$(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) TARGET=$(TARGET) CACHE=$(TARGET)/vm-cache \
 		EXTERNALS=$(ROOT_EXTERNALS) PACKAGES='$(VM_ROOT_PACKAGES)' KERNELS='$(KERNELS)' \
-		POLICIES='$(POLICIES)' TESTS='$(TESTS)' UPDATE=$(UPDATE) tests/vm/run.sh
+		POLICIES='$(POLICIES)' TESTS='$(TESTS)' MACHINES=$(MACHINES) UPDATE=$(UPDATE) \
+		tests/vm/run.sh
 
 ## check: formats, lints and documentation
 check: need-build need-check
@@ -120,6 +120,9 @@ clean:
 	$(CARGO) clean
 	rm -rf dist
 
+# A mirror that hangs is asked again; another apt that runs is waited for.
+APT_PATIENCE := -o Acquire::http::Timeout=30 -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300
+
 # $(call need,PACKAGES): installs those that are missing. Packages with a server must not start
 # it, so a policy says no while apt runs, unless the host has a policy of its own.
 define need
@@ -138,8 +141,8 @@ define need
 			printf '#!/bin/sh\nexit 101\n' | $(SUDO) tee $$policy >/dev/null; \
 			$(SUDO) chmod 755 $$policy; \
 		fi; \
-		$(SUDO) apt-get update -qq; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		$(SUDO) apt-get $(APT_PATIENCE) update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get $(APT_PATIENCE) install -y -qq \
 			--no-install-recommends "$${missing[@]}" >/dev/null; \
 	fi
 endef
