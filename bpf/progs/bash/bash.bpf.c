@@ -87,11 +87,9 @@ static __always_inline struct shell *shell_of(struct task_struct *task)
 	return shell;
 }
 
-/* What all parts of a line have in common, and where the next one begins. */
+/* Where the next part of a line begins, and what is to be said of it. */
 struct line {
 	const char *text;
-	__u64 time_ns;
-	__u32 flavour;
 	__u32 offset;
 	__u32 flags;
 };
@@ -121,7 +119,6 @@ static __always_inline bool emit_part(struct line *line, struct part_room *room,
 	}
 	if (size <= PART_MAX || is_last)
 		line->flags |= LINE_ENDS;
-	fill(&part->event, RECORD_LINE, line->flavour, line->time_ns);
 	part->flags = line->flags;
 	part->offset = line->offset;
 	part->size = size - 1;
@@ -140,17 +137,13 @@ static __always_inline void emit_line(struct task_struct *task, const char *text
 				      __u32 flags)
 {
 	struct part_room *room = task_room(&parts, task);
-	struct line line = {
-		.text = text,
-		.time_ns = bpf_ktime_get_ns(),
-		.flavour = flavour,
-		.flags = flags | LINE_STARTS,
-	};
+	struct line line = {.text = text, .flags = flags | LINE_STARTS};
 
 	if (!room) {
 		count(COUNTER_LINES_LOST, 1);
 		return;
 	}
+	fill(&room->part.event, RECORD_LINE, flavour, bpf_ktime_get_ns());
 #pragma clang loop unroll(disable)
 	for (int part = 1; part <= PARTS; part++) {
 		if (!emit_part(&line, room, part == PARTS))

@@ -71,6 +71,27 @@ struct {
 	__uint(max_entries, TLS_STREAMS);
 } go_calls SEC(".maps");
 
+/* What programs work on: too much for the stack of a uprobe's. */
+struct go_scratch {
+	struct go_key key;
+	struct go_stack stack;
+	struct go_call call;
+};
+
+/* One for each thread that runs Go; goes with the thread. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct go_scratch);
+} go_scratches SEC(".maps");
+
+static __always_inline struct go_scratch *go_scratch_of_current(void)
+{
+	return bpf_task_storage_get(&go_scratches, bpf_get_current_task_btf(), NULL,
+				    BPF_LOCAL_STORAGE_GET_F_CREATE);
+}
+
 static __always_inline bool go_stack_of(const struct go_key *key, __u64 sp, struct go_stack *stack)
 {
 	return !bpf_probe_read_user(stack, sizeof(*stack), (void *)key->goroutine) &&
@@ -88,11 +109,11 @@ static __always_inline struct go_key go_key_of(__u64 goroutine)
 	return key;
 }
 
-static __always_inline void go_writes(__u64 session, __u64 buffer, __u64 size)
+static __always_inline void go_moves(__u64 session, __u8 way, __u64 buffer, __u64 size)
 {
 	struct tls_key key = tls_key_of(session);
 	struct tls_stream *stream = tls_stream_of(&key);
-	struct tls_move move = {.session = session, .size = size, .way = TLS_OUT};
+	struct tls_move move = {.session = session, .size = size, .way = way};
 
 	if (!stream) {
 		count(COUNTER_TLS_PIECES_LOST, 1);
@@ -100,84 +121,88 @@ static __always_inline void go_writes(__u64 session, __u64 buffer, __u64 size)
 	}
 	move.time_ns = bpf_ktime_get_ns();
 	tls_moved(stream, &move, buffer);
+}
+
+/* A session that was there before, at the same address, and was not closed. */
+static __always_inline void go_forgets(__u64 session)
+{
+	struct tls_key key = tls_key_of(session);
+
+	bpf_map_delete_elem(&tls_streams, &key);
 }
 
 /* As with other libraries, the outer one of two calls counts. */
 static __always_inline void go_begins(struct pt_regs *ctx, __u32 way)
 {
-	struct go_key key = go_key_of(GO_GOROUTINE(ctx));
-	struct go_call fresh = {.session = GO_PARM1(ctx), .way = way}, *call;
-	struct tls_key session = tls_key_of(fresh.session);
-	struct tls_call *thread;
-	struct go_stack stack;
+	struct go_scratch *here = go_scratch_of_current();
 	__u64 sp = PT_REGS_SP(ctx);
+	struct go_call *call, *fresh;
+	struct tls_call *thread;
 	bool begins_again;
 
-	if (!go_stack_of(&key, sp, &stack)) {
-		count(COUNTER_TLS_PIECES_LOST, 1);
-		return;
-	}
-	fresh.depth = stack.high - sp;
-	call = bpf_map_lookup_elem(&go_calls, &key);
+	if (!here)
+		goto lost;
+	here->key = go_key_of(GO_GOROUTINE(ctx));
+	if (!go_stack_of(&here->key, sp, &here->stack))
+		goto lost;
+	fresh = &here->call;
+	fresh->session = GO_PARM1(ctx);
+	fresh->way = way;
+	fresh->depth = here->stack.high - sp;
+	fresh->buffer = 0;
+	fresh->buffer_below = 0;
+	fresh->has_socket = 0;
+	call = bpf_map_lookup_elem(&go_calls, &here->key);
 	/* The return of a handshake is not seen: it may be over. */
-	if (call && call->way != TLS_HANDSHAKE && call->depth < fresh.depth &&
-	    (call->session != fresh.session || way == TLS_HANDSHAKE))
+	if (call && call->way != TLS_HANDSHAKE && call->depth < fresh->depth &&
+	    (call->session != fresh->session || way == TLS_HANDSHAKE))
 		return;
 	/* The stack was too small: it was made larger, and the function was entered once more. */
-	begins_again = call && call->depth == fresh.depth && call->session == fresh.session &&
+	begins_again = call && call->depth == fresh->depth && call->session == fresh->session &&
 		       call->way == way;
 	if (way == TLS_HANDSHAKE) {
-		/* One that was there before and was not closed. */
-		bpf_map_delete_elem(&tls_streams, &session);
+		go_forgets(fresh->session);
 	} else {
-		fresh.buffer = GO_PARM2(ctx);
-		if (stack.low <= fresh.buffer && fresh.buffer < stack.high)
-			fresh.buffer_below = stack.high - fresh.buffer;
+		fresh->buffer = GO_PARM2(ctx);
+		if (here->stack.low <= fresh->buffer && fresh->buffer < here->stack.high)
+			fresh->buffer_below = here->stack.high - fresh->buffer;
 	}
 	thread = bpf_task_storage_get(&tls_calls, bpf_get_current_task_btf(), NULL,
 				      BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!thread || bpf_map_update_elem(&go_calls, &key, &fresh, BPF_ANY)) {
-		count(COUNTER_TLS_PIECES_LOST, 1);
-		return;
-	}
+	if (!thread || bpf_map_update_elem(&go_calls, &here->key, fresh, BPF_ANY))
+		goto lost;
 	thread->is_go = 1;
 	if (way == TLS_OUT && !begins_again && GO_PARM3(ctx))
-		go_writes(fresh.session, fresh.buffer, GO_PARM3(ctx));
-}
-
-static __always_inline void go_reads(const struct go_call *call, const struct go_stack *stack,
-				     __u64 size)
-{
-	struct tls_key key = tls_key_of(call->session);
-	struct tls_stream *stream = tls_stream_of(&key);
-	struct tls_move move = {.session = call->session, .size = size, .way = TLS_IN};
-	__u64 buffer = call->buffer;
-
-	if (!stream) {
-		count(COUNTER_TLS_PIECES_LOST, 1);
-		return;
-	}
-	if (call->buffer_below)
-		buffer = stack->high - call->buffer_below;
-	move.time_ns = bpf_ktime_get_ns();
-	tls_moved(stream, &move, buffer);
+		go_moves(fresh->session, TLS_OUT, fresh->buffer, GO_PARM3(ctx));
+	return;
+lost:
+	count(COUNTER_TLS_PIECES_LOST, 1);
 }
 
 /* At an instruction that returns: nothing but the stack pointer is as it was. */
 static __always_inline void go_returns(struct pt_regs *ctx)
 {
-	struct go_key key = go_key_of(GO_GOROUTINE(ctx));
-	struct go_call *found = bpf_map_lookup_elem(&go_calls, &key), call;
+	struct go_scratch *here = go_scratch_of_current();
 	__s64 result = GO_RESULT1(ctx);
-	struct go_stack stack;
-	__u64 sp = PT_REGS_SP(ctx);
+	__u64 sp = PT_REGS_SP(ctx), buffer;
+	struct go_call *call;
 
-	if (!found || !go_stack_of(&key, sp, &stack) || stack.high - sp != found->depth)
+	if (!here) {
+		count(COUNTER_TLS_PIECES_LOST, 1);
 		return;
-	call = *found;
-	bpf_map_delete_elem(&go_calls, &key);
-	if (call.way == TLS_IN && result > 0)
-		go_reads(&call, &stack, result);
+	}
+	here->key = go_key_of(GO_GOROUTINE(ctx));
+	call = bpf_map_lookup_elem(&go_calls, &here->key);
+	if (!call || !go_stack_of(&here->key, sp, &here->stack) ||
+	    here->stack.high - sp != call->depth)
+		return;
+	here->call = *call;
+	bpf_map_delete_elem(&go_calls, &here->key);
+	call = &here->call;
+	if (call->way != TLS_IN || result <= 0)
+		return;
+	buffer = call->buffer_below ? here->stack.high - call->buffer_below : call->buffer;
+	go_moves(call->session, TLS_IN, buffer, result);
 }
 
 /* A thread of Go uses a socket: for the goroutine that runs on it. */

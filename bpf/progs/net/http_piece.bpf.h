@@ -43,7 +43,7 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 		describe_piece(&record->piece, conn, http);                                        \
 		record->piece.kind = PIECE_BYTES;                                                  \
 		record->piece.is_request = way == conn->http.asks;                                 \
-		record->piece.time_ns = time;                                                      \
+		record->piece.time_ns = time_of(skb, way);                                         \
 		record->piece.seq = segment.seq + start;                                           \
 		record->piece.len = is_last ? left : part;                                         \
 		if (copy_bytes(skb, segment.offset + start, record->bytes, part, size))            \
@@ -51,30 +51,35 @@ static __always_inline void describe_piece(struct http_piece *piece, const struc
 		bpf_ringbuf_submit(record, wakeup_flags(&http_pieces));                            \
 	} while (0)
 
+/* Ships one part of a packet: whether there are more. Global, so that it is verified once. */
+__noinline int http_ship_part(struct __sk_buff *skb, const struct tcp_conn *conn,
+			      const struct http_conn *http, __u32 start, enum direction way)
+{
+	struct segment segment;
+	__u32 left, part;
+	bool is_last;
+
+	if (!conn || !http || !read_segment(skb, &segment) || start >= segment.len)
+		return 0;
+	left = segment.len - start;
+	part = left < HTTP_PIECE_BYTES ? left : HTTP_PIECE_BYTES;
+	is_last = start >= (HTTP_MOST_PIECES - 1) * HTTP_PIECE_BYTES;
+	if (part <= 256)
+		SHIP(256);
+	else
+		SHIP(HTTP_PIECE_BYTES);
+	return left > part;
+}
+
 /* Ships a packet, or as much of it as is allowed; what it holds is for user space to find out. */
 __noinline int http_ship(struct __sk_buff *skb, const struct tcp_conn *conn,
 			 const struct http_conn *http, enum direction way)
 {
-	struct segment segment;
-	__u64 time;
-
-	if (!conn || !http || !read_segment(skb, &segment))
+	if (!conn || !http)
 		return 0;
-	time = time_of(skb, way);
-	for (__u32 i = 0; i < HTTP_MOST_PIECES; i++) {
-		__u32 start = i * HTTP_PIECE_BYTES;
-		bool is_last = i == HTTP_MOST_PIECES - 1;
-		__u32 left, part;
-
-		if (start >= segment.len)
+	for (__u32 i = 0; i < HTTP_MOST_PIECES; i++)
+		if (!http_ship_part(skb, conn, http, i * HTTP_PIECE_BYTES, way))
 			break;
-		left = segment.len - start;
-		part = left < HTTP_PIECE_BYTES ? left : HTTP_PIECE_BYTES;
-		if (part <= 256)
-			SHIP(256);
-		else
-			SHIP(HTTP_PIECE_BYTES);
-	}
 	return 0;
 }
 

@@ -12,6 +12,9 @@
  * socket that the thread sends to next after it has handed bytes over, and the one
  * that it received from last before it was given some. If they name the same one, it
  * is the session's; as long as they do not, the session has none.
+ *
+ * Programs of uprobes have little on their stack: see STACK_BYTES_AT_UPROBES in
+ * bpf/src/lib.rs. What is larger lies with the thread.
  */
 #ifndef NET_TLS_BPF_H
 #define NET_TLS_BPF_H
@@ -33,6 +36,13 @@
 /* Set by the loader before load: whether probes are told how deep their place lies. */
 const volatile __u8 tls_places = 0;
 
+struct tls_key {
+	__u64 session;
+	__u32 pid;
+	/* Of which program that the process has run, and which process of that pid. */
+	__u32 life;
+};
+
 /* The call that a thread is in. */
 struct tls_call {
 	/* 0: in none. */
@@ -53,6 +63,8 @@ struct tls_call {
 	__u64 received_for;
 	/* What runs on this thread is Go: see go_tls.bpf.h. */
 	__u64 is_go;
+	/* Where a program has a key that would be too much for its stack. */
+	struct tls_key key;
 };
 
 /* Threads that have called a TLS library; goes with the thread. */
@@ -62,13 +74,6 @@ struct {
 	__type(key, int);
 	__type(value, struct tls_call);
 } tls_calls SEC(".maps");
-
-struct tls_key {
-	__u64 session;
-	__u32 pid;
-	/* Of which program that the process has run, and which process of that pid. */
-	__u32 life;
-};
 
 struct tls_stream {
 	struct tuple tuple;
@@ -96,6 +101,17 @@ struct {
 	__type(value, struct tls_stream);
 	__uint(max_entries, TLS_STREAMS);
 } tls_streams SEC(".maps");
+
+/*
+ * What a session is at first, made by a thread: Go reads and writes on two of them, and
+ * neither must see a session half made. Of it, only the owner and the birth are ever set.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tls_stream);
+} tls_fresh SEC(".maps");
 
 /* Full: counted, and the piece is missing. The loader makes it small as well. */
 struct {
@@ -148,14 +164,17 @@ static __always_inline struct tls_key tls_key_of(__u64 session)
 
 static __always_inline struct tls_stream *tls_stream_of(const struct tls_key *key)
 {
-	struct tls_stream *stream = bpf_map_lookup_elem(&tls_streams, key);
-	struct tls_stream fresh = {};
+	struct tls_stream *stream = bpf_map_lookup_elem(&tls_streams, key), *fresh;
 
 	if (stream)
 		return stream;
-	fresh.born_ns = bpf_ktime_get_ns();
-	owner_is_current(&fresh.owner);
-	bpf_map_update_elem(&tls_streams, key, &fresh, BPF_NOEXIST);
+	fresh = bpf_task_storage_get(&tls_fresh, bpf_get_current_task_btf(), NULL,
+				     BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!fresh)
+		return NULL;
+	fresh->born_ns = bpf_ktime_get_ns();
+	owner_is_current(&fresh->owner);
+	bpf_map_update_elem(&tls_streams, key, fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&tls_streams, key);
 }
 
@@ -227,6 +246,8 @@ static __always_inline void tls_emit(const struct tls_stream *stream, const stru
 		captured = room;
 	if (!bpf_probe_read_user(piece + 1, captured, (void *)buffer))
 		piece->captured = captured;
+	else
+		count(COUNTER_TLS_PIECES_LOST, 1);
 	tls_submit(piece);
 }
 
@@ -255,10 +276,11 @@ static __always_inline void tls_compare(struct tls_stream *stream)
 /* A session is used by one thread at a time: the libraries demand it. */
 static __always_inline void tls_took(struct tls_call *call, __u64 session, __u64 size)
 {
-	struct tls_key key = tls_key_of(session);
-	struct tls_stream *stream = tls_stream_of(&key);
 	struct tls_move move = {.session = session, .size = size};
+	struct tls_stream *stream;
 
+	call->key = tls_key_of(session);
+	stream = tls_stream_of(&call->key);
 	if (!stream) {
 		count(COUNTER_TLS_PIECES_LOST, 1);
 		return;

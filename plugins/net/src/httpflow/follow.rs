@@ -306,6 +306,7 @@ fn feed_http2(
         connection.resume(side, piece.position);
     }
     connection.feed(side, piece, |exchange| tell_http2(ends, exchange, counts, tell));
+    counts.not_understood += connection.take_missed();
 }
 
 fn tell_http1(ends: Ends, message: Message, tell: &mut impl FnMut(&Exchange<'_>)) {

@@ -275,10 +275,10 @@ impl Followed {
                 if connection.is_lost(side) && http2::looks_like_frames(piece.bytes, piece.len) {
                     connection.resume(side, piece.position);
                 }
-                connection.feed(side, piece, |exchange| match of_http2(exchange) {
-                    Some(each) => ended.push((asks, each)),
-                    None => losses.not_understood += 1,
+                connection.feed(side, piece, |exchange| {
+                    ended.extend(of_http2(exchange, losses).map(|each| (asks, each)));
                 });
+                losses.not_understood += connection.take_missed();
             }
             Protocol::Unknown(_) | Protocol::Other => {}
         }
@@ -318,7 +318,7 @@ impl Followed {
                 });
             }
             Protocol::Http2 { asks, connection } => connection.close(|exchange| {
-                ended.extend(of_http2(exchange).map(|each| (*asks, each)));
+                ended.extend(of_http2(exchange, losses).map(|each| (*asks, each)));
             }),
             Protocol::Unknown(_) | Protocol::Other => {}
         }
@@ -361,19 +361,26 @@ fn of_http1(message: Message) -> Option<Ended> {
     })
 }
 
-/// `None` if too little of it is known.
-fn of_http2(exchange: http2::Exchange) -> Option<Ended> {
-    let (asked, answered) = (exchange.request.first?, exchange.response.first?);
+/// `None` if it was not answered; or if too little of it is known, which is counted.
+fn of_http2(exchange: http2::Exchange, losses: &mut Losses) -> Option<Ended> {
+    let http2::Exchange { request, response, .. } = exchange;
+    let (asked, answered) = (request.first?, response.first?);
+    let (Some(method), Some(path), Some(status)) =
+        (exchange.method, exchange.path, exchange.status)
+    else {
+        losses.not_understood += 1;
+        return None;
+    };
     Some(Ended {
-        method: exchange.method?,
-        path: exchange.path?,
+        method,
+        path,
         truncated: exchange.truncated,
         version: Version { major: 2, minor: 0 },
-        status: exchange.status?,
+        status,
         grpc_status: exchange.grpc_status,
         latency_ns: answered.saturating_sub(asked),
-        request_bytes: exchange.request.wire,
-        response_bytes: exchange.response.wire,
+        request_bytes: request.wire,
+        response_bytes: response.wire,
     })
 }
 

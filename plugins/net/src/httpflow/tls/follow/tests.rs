@@ -116,6 +116,21 @@ fn a_server_that_speaks_first_is_understood_once_the_client_has_spoken() {
 }
 
 #[test]
+fn what_follows_a_request_that_went_missing_is_counted() {
+    // The first request, which puts its path into the table, is missing; the second one names its place there.
+    const AGAIN: &[u8] = &[0, 0, 3, 1, 5, 0, 0, 0, 3, 0x82, 0x87, 0xbe];
+    const ANSWER: &[u8] = &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+    const SECOND: &[u8] = &[0, 0, 1, 1, 5, 0, 0, 0, 3, 0x88];
+    let mut talk = Talk::new(Some(socket()));
+    talk.say(Way::Out, PREFACE);
+    talk.say(Way::In, ANSWER);
+    talk.say(Way::Out, AGAIN);
+    talk.say(Way::In, SECOND);
+    assert!(talk.told.is_empty());
+    assert_eq!(talk.sessions.take_losses().not_understood, 2);
+}
+
+#[test]
 fn a_process_that_is_gone_has_no_sessions() {
     let mut talk = Talk::new(Some(socket()));
     talk.say(Way::Out, GET);
