@@ -438,7 +438,7 @@ impl Drop for Collector {
         if let Ok(metrics) = metrics {
             eprintln!("--- lost, refused or not understood: {:?}", usage::losses(&metrics));
         }
-        for name in ["log", "stderr", "datakit-ebpf.stderr"] {
+        for name in ["log", "stderr", "log.stderr"] {
             if let Ok(text) = fs::read_to_string(self.folder.path().join(name)) {
                 let lines: Vec<&str> = text.lines().collect();
                 let tail = &lines[lines.len().saturating_sub(60)..];

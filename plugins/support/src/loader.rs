@@ -123,7 +123,8 @@ pub fn load_sized(
         "load the object"
     } else {
         "load the object, for which a user other than root needs the capabilities CAP_BPF, \
-         CAP_PERFMON and CAP_NET_ADMIN"
+         CAP_PERFMON and CAP_NET_ADMIN, and before Linux 5.11 as much locked memory as it \
+         likes (LimitMEMLOCK=infinity)"
     })?;
     let site = Site { policy: &facts.policy, btf: &facts.btf, cgroup: facts.cgroup.as_ref() };
     let verdicts: Vec<_> = probes.iter().map(|probe| probe.attach(&mut ebpf, &site)).collect();

@@ -73,6 +73,8 @@ pub struct Connection {
     /// The highest stream that a client opened.
     latest: u32,
     counters: Counters,
+    /// See [`Connection::take_missed`].
+    missed: u64,
 }
 
 impl Connection {
@@ -85,6 +87,7 @@ impl Connection {
             streams: BTreeMap::new(),
             latest: 0,
             counters: Counters::default(),
+            missed: 0,
             limits,
         }
     }
@@ -138,6 +141,12 @@ impl Connection {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// What will never be told, or not be paired, since it was last asked: requests that were refused, responses whose
+    /// request was not read, and each time that a direction's frames were lost, after which nobody knows how much was said.
+    pub fn take_missed(&mut self) -> u64 {
+        mem::take(&mut self.missed)
     }
 
     /// How many exchanges are open.
@@ -221,6 +230,7 @@ impl Connection {
 
     fn lose(&mut self, side: Side) {
         self.counters.lost += 1;
+        self.missed += 1;
         self.direction(side).lose();
         self.streams.values_mut().for_each(Stream::doubt);
     }
@@ -319,7 +329,13 @@ impl Connection {
             Side::Client => self.ask(first.stream, time, block, tell),
             Side::Server => match self.streams.get_mut(&first.stream) {
                 Some(stream) => stream.answer(time, &block, ends),
-                None => self.counters.orphans += u64::from(!ends || block.answers()),
+                // Trailers are no response.
+                None if !ends || block.answers() => {
+                    self.counters.orphans += 1;
+                    // Others were reset, or have been refused.
+                    self.missed += u64::from(first.stream > self.latest);
+                }
+                None => {}
             },
         }
         self.add(side, first.stream, Message { last: now, wire, ..Message::default() });
@@ -345,6 +361,7 @@ impl Connection {
             self.streams.insert(id, Stream::new(id, time, block));
         } else {
             self.counters.refused += 1;
+            self.missed += 1;
         }
     }
 

@@ -197,6 +197,16 @@ fn requests_beyond_the_limit_are_counted_and_trailers_open_nothing() {
     followed.server(&[&frame(HEADERS, BOTH, 3, OK), &frame(HEADERS, BOTH, 1, OK)]);
     assert_eq!(followed.only().stream, 1);
     assert_eq!(followed.connection.counters().orphans, 1);
+    assert_eq!(followed.connection.take_missed(), 1, "the one that was refused");
+}
+
+#[test]
+fn a_response_to_what_could_not_be_read_is_missed() {
+    let mut followed = Followed::new();
+    followed.client(&[&frame(HEADERS, BOTH, 1, b"\xff\xff\xff\xff\xff\xff")]);
+    followed.server(&[&frame(HEADERS, BOTH, 1, OK)]);
+    assert_eq!((followed.told.len(), followed.connection.take_missed()), (0, 1));
+    assert_eq!(followed.connection.take_missed(), 0, "it is told once");
 }
 
 #[test]
