@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use tempfile::TempDir;
 
 use crate::process::run;
@@ -42,6 +43,9 @@ impl Installation {
         for file in ["datakit-ebpf", "ebpf-plugins/libebpf_net.so"] {
             fs::copy(externals().join(file), folder.path().join(file)).expect("a file to copy");
         }
+        // Before Linux 5.11 maps are locked memory, which a service has from `LimitMEMLOCK=infinity`. Where root may not
+        // raise the limit, which is inherited, it does not matter.
+        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok();
         Self { folder }
     }
 

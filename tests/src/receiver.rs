@@ -230,6 +230,18 @@ impl Receiver {
         self.record().last_errors.clone()
     }
 
+    /// Waits until a body with this text is posted to `/v1/lasterror`, which may be after the status has shown it.
+    #[track_caller]
+    pub fn wait_for_last_error(&self, text: &str) -> serde_json::Value {
+        wait::until(&format!("a last error says `{text}`"), || {
+            let errors = self.last_errors();
+            let says = |error: &&serde_json::Value| {
+                error["err_content"].as_str().is_some_and(|content| content.contains(text))
+            };
+            errors.iter().find(says).cloned().ok_or_else(|| format!("{errors:?}"))
+        })
+    }
+
     fn record(&self) -> MutexGuard<'_, Record> {
         lock(&self.record)
     }

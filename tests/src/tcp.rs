@@ -10,6 +10,11 @@ use crate::hosts::{Family, Hosts, Netns};
 use crate::receiver::Receiver;
 use crate::wait;
 
+/// How many connections are many; `CONNECTIONS=100000` for as many as a busy host has, or fewer on an emulated one.
+pub fn connections() -> usize {
+    std::env::var("CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000)
+}
+
 /// Both ends of one connection.
 pub struct Pair {
     /// The end that connected.

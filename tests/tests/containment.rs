@@ -120,8 +120,7 @@ fn a_thread_that_makes_no_progress_is_noticed() {
     let scene = Scene::new("hang-in-thread", |setup| setup);
     let entry = scene.wait_for("the watchdog notices", |entry| entry["state"] == "degraded");
     assert!(entry["reason"].as_str().is_some_and(|why| why.contains("no progress")), "{entry}");
-    let errors = scene.receiver.last_errors();
-    assert!(errors.iter().any(|error| error.to_string().contains("no progress")), "{errors:?}");
+    scene.receiver.wait_for_last_error("no progress");
     scene.assert_others_lose_nothing(ends_well);
 }
 
@@ -130,11 +129,7 @@ fn a_thread_that_makes_no_progress_is_noticed() {
 fn restarts_alone(fault: &str, reason: &str) {
     let scene = Scene::isolated(fault);
     scene.wait_for("it is started again", |entry| entry["restarts"].as_u64() >= Some(1));
-    let names = |error: &Value| error.to_string().contains(reason);
-    wait::until("DataKit hears of it", || {
-        let errors = scene.receiver.last_errors();
-        if errors.iter().any(names) { Ok(()) } else { Err(format!("{errors:?}")) }
-    });
+    scene.receiver.wait_for_last_error(reason);
     scene.assert_others_lose_nothing(ends_well);
 }
 

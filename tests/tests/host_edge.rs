@@ -92,10 +92,7 @@ fn points_arrive_beside_a_last_error(answer: Answer) {
     receiver.answer_last_errors(answer);
     let collector = Collector::setup(&receiver).enabled("no-such-plugin,ebpf-net").launch();
     collector.wait_for("ebpf-net", "running");
-    wait::until("the failure is posted", || match receiver.last_errors().len() {
-        0 => Err("no post yet".to_owned()),
-        _ => Ok(()),
-    });
+    receiver.wait_for_last_error("no-such-plugin");
     hosts.talk(6510, 54_321);
     hosts.wait_for_both_ends(&receiver, 6510);
     let ledger = collector.wait_for_ledger("the counters balance", Ledger::balances);

@@ -71,13 +71,10 @@ fn wait_for_restart(collector: &Collector, first: &str) {
 /// The sentence that the restarted collector has posted.
 #[track_caller]
 fn restart_reason(receiver: &Receiver) -> String {
-    wait::until("the reason is reported", || {
-        let errors = receiver.last_errors();
-        let texts = errors.iter().filter_map(|error| error["err_content"].as_str());
-        let mut reasons =
-            texts.filter_map(|text| text.strip_prefix("the collector was started again after: "));
-        reasons.next().map(str::to_owned).ok_or_else(|| format!("{errors:?}"))
-    })
+    const PREFIX: &str = "the collector was started again after: ";
+    let error = receiver.wait_for_last_error(PREFIX);
+    let reason = error["err_content"].as_str().and_then(|text| text.strip_prefix(PREFIX));
+    reason.unwrap_or_else(|| panic!("{error} begins with it")).to_owned()
 }
 
 #[test]
@@ -223,6 +220,5 @@ fn a_plugin_that_leaks_in_a_process_of_its_own_is_started_again_alone() {
         if entry["restarts"].as_u64() >= Some(1) { Ok(()) } else { Err(entry.to_string()) }
     });
     assert_eq!(worker(&collector), first, "the collector runs on");
-    let errors = receiver.last_errors();
-    assert!(errors.iter().any(|error| error.to_string().contains("over the limit")), "{errors:?}");
+    receiver.wait_for_last_error("over the limit");
 }

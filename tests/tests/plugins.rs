@@ -26,7 +26,7 @@ fn fails_alone(plugin: &str, text: &str, prepare: impl FnOnce(&PluginFolder, Set
     let entry = collector.wait_for(plugin, "failed");
     let reason = entry["reason"].as_str().unwrap_or_default();
     assert!(reason.contains(text), "the reason shall contain `{text}`: {entry}");
-    wait_for_last_error(&receiver, plugin);
+    wait_for_failure(&receiver, plugin);
 
     hosts.connect(Family::V4, 5000).up(12_345);
     hosts.settle();
@@ -35,15 +35,10 @@ fn fails_alone(plugin: &str, text: &str, prepare: impl FnOnce(&PluginFolder, Set
     hosts.assert_tcp(&receiver.netflow(), 5000, client);
 }
 
+/// Waits until the failure of a plugin is posted, as `DataKit` wants it.
 #[track_caller]
-fn wait_for_last_error(receiver: &Receiver, plugin: &str) {
-    let error = wait::until(&format!("the failure of {plugin} is posted"), || {
-        let errors = receiver.last_errors();
-        let names = |error: &&Value| {
-            error["err_content"].as_str().is_some_and(|content| content.contains(plugin))
-        };
-        errors.iter().find(names).cloned().ok_or_else(|| format!("{errors:?}"))
-    });
+fn wait_for_failure(receiver: &Receiver, plugin: &str) {
+    let error = receiver.wait_for_last_error(plugin);
     assert_eq!(error["input"], "ebpf", "{error}");
     assert_eq!(error["source"], "", "{error}");
 }
@@ -129,7 +124,7 @@ fn unknown_settings_of_a_plugin_are_an_error_that_names_them() {
     let entry = collector.wait_for("ebpf-net", "failed");
     let reason = entry["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("no_such_setting"), "{entry}");
-    wait_for_last_error(&receiver, "ebpf-net");
+    wait_for_failure(&receiver, "ebpf-net");
 }
 
 #[test]

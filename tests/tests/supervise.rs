@@ -48,11 +48,7 @@ fn a_killed_collector_is_started_again_and_datakit_hears_of_it() {
     });
     collector.wait_for("ebpf-net", "running");
     hosts.talk(6600, 4_321);
-    wait::until("the crash is reported", || {
-        let errors = receiver.last_errors();
-        let tells = errors.iter().any(|error| error.to_string().contains("SIGKILL"));
-        if tells { Ok(()) } else { Err(format!("{errors:?}")) }
-    });
+    receiver.wait_for_last_error("SIGKILL");
     collector.stop();
     hosts.assert_tcp(&receiver.netflow(), 6600, Tcp::once(4_321));
 }

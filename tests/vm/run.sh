@@ -1,10 +1,11 @@
 #!/bin/bash
 # The kernel matrix: each kernel in a machine of its own, emulated, with this machine's build in
-# it. `make vm-test` sets what it needs:
+# it, some of them at once. `make vm-test` sets what it needs:
 #
 #   KERNELS    versions, such as "6.1 6.12"
 #   POLICIES   probe policies to run each under: auto, no-kprobe, ...
 #   TESTS      test files to run, instead of all of tests.list
+#   MACHINES   so many at once; one runs one test at a time, which seldom keeps two cores busy
 #   CACHE      where kernels and the root folder are kept
 #   TARGET     cargo's target folder
 #   EXTERNALS  the build
@@ -21,10 +22,11 @@ out=$TARGET/vm
 # The slowest whole run, with room; a machine that hangs is ended.
 : "${MACHINE_SECONDS:=5400}"
 
+((MACHINES > 0)) || { echo "MACHINES is a number above 0, not $MACHINES" >&2; exit 1; }
 mkdir -p "$CACHE" "$out"
 work=$(mktemp -d "$out/work.XXXXXX")
-machine=
-trap '[[ -z $machine ]] || kill "$machine" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'jobs -p | xargs -r kill 2>/dev/null || true; wait || true; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
 
 # The names of tests.list that are wanted, each with its seconds and filters.
 wanted() {
@@ -76,12 +78,12 @@ while read -r name seconds filters; do
 	echo "${name/:/-} $seconds /job/target/release/deps/$(basename "$executable") $filters"
 done < <(wanted) >"$work/plan"
 
-# The plan, less what tests.list leaves out on a kernel: "! KERNEL TEST reason", where the test is
-# a file, or one of a file as FILE::NAME.
+# The plan, less what tests.list leaves out on a kernel or under a policy: "! WHERE TEST reason",
+# where the test is a file, or one of a file as FILE::NAME.
 plan_of() {
-	awk -v kernel="$1" '
+	awk -v kernel="$1" -v policy="$2" '
 		NR == FNR {
-			if ($1 != "!" || ($2 != kernel && $2 != "any"))
+			if ($1 != "!" || ($2 != kernel && $2 != policy && $2 != "any"))
 				next
 			split($3, parts, "::")
 			file = parts[1]
@@ -98,48 +100,55 @@ plan_of() {
 
 root=$("$here/root.sh" "$CACHE")
 
-# One machine: boot KERNEL POLICY; its results are in $out/KERNEL-POLICY.
-boot() {
-	local kernel=$1 policy=$2 folder=$CACHE/kernels/$1 results=$out/$1-$2
+# prepare KERNEL POLICY: the disk with a machine's job, and an empty folder for its results.
+prepare() {
+	local kernel=$1 policy=$2 results=$out/$1-$2
 	cat >"$job/vm/environment" <<-END
 		SOURCE=$source
-		export TEST_PATIENCE=2
+		export TEST_PATIENCE=2 CONNECTIONS=1000
 		$([[ $policy == auto ]] || echo "export PROBE_POLICY=$policy")
 	END
-	plan_of "$kernel" >"$job/vm/plan"
-	rm -f "$work/job.ext4"
-	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$job" "$work/job.ext4" \
+	plan_of "$kernel" "$policy" >"$job/vm/plan"
+	mke2fs -q -t ext4 -O ^has_journal -m 0 -d "$job" "$work/$kernel-$policy.ext4" \
 		"$(($(du -sm "$job" | cut -f1) * 5 / 4 + 32))M" >/dev/null
 	rm -rf "$results"
 	mkdir -p "$results"
 	cp "$job/vm/plan" "$results/"
+}
+
+# boot KERNEL POLICY: runs one machine; its results are in $out/KERNEL-POLICY.
+boot() {
+	local kernel=$1 policy=$2 results=$out/$1-$2 disk=$work/$1-$2.ext4
 	# The emulator may trip over code that a kernel changes while it boots.
 	for _ in 1 2 3; do
-		emulate "$kernel" "$policy" "$folder" "$results"
+		emulate "$kernel" "$policy" "$results" "$disk"
 		grep -q 'vm: ' "$results/console" && break
 		echo "  $kernel $policy: the machine did not come up" >&2
 	done
-	tar -x --no-same-owner -f "$work/results" -C "$results" 2>/dev/null || true
+	tar -x --no-same-owner -f "$disk.results" -C "$results" 2>/dev/null || true
+	rm -f "$disk" "$disk.results"
 }
 
 # Runs a machine until it ends.
 emulate() {
-	local kernel=$1 policy=$2 folder=$3 results=$4
-	rm -f "$work/results"
-	truncate -s 256M "$work/results"
+	local kernel=$1 policy=$2 results=$3 disk=$4 folder=$CACHE/kernels/$1 machine
+	rm -f "$disk.results"
+	truncate -s 256M "$disk.results"
 	timeout "$MACHINE_SECONDS" qemu-system-x86_64 -accel tcg,thread=multi -smp 2 -cpu max -m 2048 \
 		-nographic -no-reboot -nodefaults -serial "file:$results/console" \
 		-kernel "$folder/vmlinuz" -initrd "$folder/initrd" \
 		-append 'console=ttyS0 panic=1 quiet' \
 		-drive "file=$root,if=virtio,format=raw,snapshot=on" \
 		-drive "file=$folder/modules.ext4,if=virtio,format=raw,snapshot=on" \
-		-drive "file=$work/job.ext4,if=virtio,format=raw,snapshot=on" \
-		-drive "file=$work/results,if=virtio,format=raw" </dev/null &
+		-drive "file=$disk,if=virtio,format=raw,snapshot=on" \
+		-drive "file=$disk.results,if=virtio,format=raw" </dev/null &
 	machine=$!
+	trap 'kill "$machine"; exit 1' TERM
 	tail -n +1 -F "$results/console" --pid="$machine" 2>/dev/null \
 		| sed -un "s/^vm: /  $kernel $policy: /p" &
 	wait "$machine" || true
-	machine=
+	# Until all that it said is shown.
+	wait
 }
 
 for kernel in $KERNELS; do
@@ -148,8 +157,13 @@ for kernel in $KERNELS; do
 		for policy in $POLICIES; do rm -rf "$out/$kernel-$policy"; done
 		continue
 	fi
-	for policy in $POLICIES; do boot "$kernel" "$policy"; done
+	for policy in $POLICIES; do
+		while (($(jobs -pr | wc -l) >= MACHINES)); do wait -n || true; done
+		prepare "$kernel" "$policy"
+		boot "$kernel" "$policy" &
+	done
 done
+wait
 
 python3 "$here/table.py" ${UPDATE:+--update} "$out" "$here/verifier.tsv" "$work/plan" "$KERNELS" \
 	"$POLICIES"

@@ -1,5 +1,7 @@
-//! The same load without a collector and with one, in turn. In: the round. Out: for each load and each set of parts, how much was
-//! done in a second, round by round.
+//! The same load without a collector and with one, in turn. In: how many rounds, or how long. Out: for each load and each set of
+//! parts, how much was done in a second, round by round.
+
+use std::time::{Duration, Instant};
 
 use crate::loads::{
     BULK, Done, FILES, HTTPS, Load, NGINX, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM,
@@ -22,6 +24,7 @@ const ROWS: [(&Load, &[Parts]); 8] = [
 pub(crate) fn compare(
     servers: &Servers,
     rounds: usize,
+    at_most: Duration,
     only: &str,
     losses: &mut Losses,
 ) -> Vec<Comparison> {
@@ -31,7 +34,9 @@ pub(crate) fn compare(
         .iter()
         .flat_map(|(load, variants)| variants.iter().map(|parts| Comparison::new(load, *parts)))
         .collect();
+    let start = Instant::now();
     for round in 0..rounds {
+        let round_began = Instant::now();
         for (load, variants) in &rows {
             let done = one_round(servers, load, variants, losses);
             let without = done[0];
@@ -49,6 +54,9 @@ pub(crate) fn compare(
                     with / without
                 );
             }
+        }
+        if start.elapsed() + round_began.elapsed() > at_most {
+            break;
         }
     }
     comparisons

@@ -24,10 +24,13 @@ use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use loads::Servers;
 use results::Results;
+
+/// How long loads are compared if nobody says how often, so that all of it takes less than ten minutes on a slow machine too.
+const COMPARISONS_AT_MOST: Duration = Duration::from_mins(6);
 
 /// Where the tables stand in docs/performance.md.
 const BEGIN: &str = "<!-- figures of `make bench`: begin -->\n";
@@ -37,10 +40,10 @@ const CHART: &str = "![Throughput with the collector, without it = 1](performanc
 fn main() -> ExitCode {
     let setting = |name: &str| env::var(name).unwrap_or_default();
     let only = setting("ONLY");
-    let rounds = match setting("ROUNDS").as_str() {
-        "" => 5,
+    let (rounds, at_most) = match setting("ROUNDS").as_str() {
+        "" => (5, COMPARISONS_AT_MOST),
         text => match text.parse() {
-            Ok(rounds) if rounds > 0 => rounds,
+            Ok(rounds) if rounds > 0 => (rounds, Duration::MAX),
             _ => {
                 eprintln!("ROUNDS is a number above 0, not {text}");
                 return ExitCode::FAILURE;
@@ -48,7 +51,7 @@ fn main() -> ExitCode {
         },
     };
     let start = Instant::now();
-    let results = measure(rounds, &only);
+    let results = measure(rounds, at_most, &only);
     if results.is_empty() {
         eprintln!("there is nothing called {only}; docs/performance.md has the names");
         return ExitCode::FAILURE;
@@ -67,13 +70,16 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn measure(rounds: usize, only: &str) -> Results {
+fn measure(rounds: usize, at_most: Duration, only: &str) -> Results {
     let wanted = |part: &str| only.is_empty() || only == part;
     let servers = Servers::default();
     servers.prepare();
     let mut results = Results { rounds, ..Results::default() };
     let mut losses = results::Losses::default();
-    results.comparisons = compare::compare(&servers, rounds, only, &mut losses);
+    results.comparisons = compare::compare(&servers, rounds, at_most, only, &mut losses);
+    if let Some(row) = results.comparisons.first() {
+        results.rounds = row.off.len();
+    }
     results.costs = costs::costs(&servers, rounds, only, &mut losses);
     results.copying = (wanted("files") || only == "costs").then(|| costs::files(&servers));
     results.encoding = wanted("encoding").then(capacity::encoding);
