@@ -15,6 +15,9 @@
  *   report_tcp          <- what each TCP connection did since the last report
  *   report_udp_flows    <- what each UDP conversation did since then
  *   walk_http           <- HTTP exchanges that ended without anything after them
+ *   report_tcp_of_files, walk_http_of_files
+ *                       <- the same of sockets that processes hold, where the kernel
+ *                          has no iterators over maps
  *
  * Nothing runs for a system call, but with httpflow-tls for each that uses a socket.
  * Without httpflow, nothing runs for a TCP packet but one look at its protocol and its
@@ -126,12 +129,18 @@ int egress(struct __sk_buff *skb)
 	return 1;
 }
 
-SEC("iter/task_file")
-int scan_listeners(struct bpf_iter__task_file *ctx)
+static __always_inline struct sock *sock_of_file(struct bpf_iter__task_file *ctx)
 {
 	struct file *file = ctx->file;
 	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sk = socket ? socket->sk : NULL;
+
+	return socket ? socket->sk : NULL;
+}
+
+SEC("iter/task_file")
+int scan_listeners(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = sock_of_file(ctx);
 
 	if (sk && sk->sk_protocol == IPPROTO_TCP && sk->__sk_common.skc_state == TCP_LISTEN)
 		remember_listener(sk);
@@ -142,9 +151,7 @@ SEC("iter/task_file")
 int scan_sockets(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
-	struct file *file = ctx->file;
-	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sk = socket ? socket->sk : NULL;
+	struct sock *sk = sock_of_file(ctx);
 	__u16 family;
 
 	if (!task || !sk)
@@ -189,6 +196,29 @@ int walk_http(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 
 	if (sk && http)
+		http_walk(sk, http);
+	return 0;
+}
+
+/* A socket that several files are of is met several times: the second time there is nothing new. */
+SEC("iter/task_file")
+int report_tcp_of_files(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = sock_of_file(ctx);
+	struct tcp_conn *conn = sk ? bpf_sk_storage_get(&tcp_conns, sk, NULL, 0) : NULL;
+
+	if (conn)
+		report_open(sk, conn);
+	return 0;
+}
+
+SEC("iter/task_file")
+int walk_http_of_files(struct bpf_iter__task_file *ctx)
+{
+	struct sock *sk = sock_of_file(ctx);
+	struct http_conn *http = sk ? bpf_sk_storage_get(&http_conns, sk, NULL, 0) : NULL;
+
+	if (http)
 		http_walk(sk, http);
 	return 0;
 }

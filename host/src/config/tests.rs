@@ -473,7 +473,7 @@ fn a_probe_policy_is_of_known_words() {
     assert_eq!(
         host().and(&["--probe-policy=no-fentry,none"]).error(),
         "--probe-policy: \"none\" means nothing; write auto, no-tp-btf, no-fentry, no-kprobe, \
-         no-uprobe, no-cgroup"
+         no-uprobe, no-cgroup, no-map-iter"
     );
 }
 

@@ -15,7 +15,7 @@ use plugin_api::Host;
 use plugin_support::clock::{monotonic_ns, unix_time_ns};
 use plugin_support::iter::Iterator;
 use plugin_support::loader::Loaded;
-use plugin_support::map::{Map, Number};
+use plugin_support::map::Number;
 use plugin_support::process::Processes;
 use plugin_support::ring::Ring;
 use plugin_support::worker::Waiter;
@@ -29,6 +29,8 @@ use crate::nat::Nat;
 use crate::netflow::aggregate::{Aggregate, Flush};
 use crate::netflow::point;
 use crate::netflow::totals::Totals;
+use crate::netflow::udp::Conversations;
+use crate::probes::{REPORT_TCP, REPORT_TCP_OF_FILES};
 
 /// Records that fit into the ring of reports.
 const fn reports_in_full_ring(record: usize) -> usize {
@@ -64,8 +66,7 @@ pub(crate) struct Collector {
     reports: Ring,
     /// Where records of TCP connections are totals.
     totals: Option<Totals>,
-    /// `None` where UDP cannot be counted; the verdicts say why.
-    udp: Option<Udp>,
+    udp: Conversations,
     nat: Nat,
     aggregate: Aggregate,
     dns_packets: Ring,
@@ -74,11 +75,6 @@ pub(crate) struct Collector {
     domains: Arc<Mutex<Domains>>,
     processes: Processes,
     counts: Arc<Counts>,
-}
-
-struct Udp {
-    deltas: Iterator,
-    flows: Map<abi::udp_key, abi::udp_flow>,
 }
 
 impl Collector {
@@ -90,13 +86,6 @@ impl Collector {
         host: Host,
         counts: Arc<Counts>,
     ) -> Result<Self> {
-        let udp = match loaded.iterator("report_udp_flows", Some("udp_flows")) {
-            Ok(deltas) => Some(Udp { deltas, flows: loaded.map("udp_flows")? }),
-            Err(error) => {
-                log::warn!(error:% = format!("{error:#}"); "no UDP flows");
-                None
-            }
-        };
         if !is_early {
             let mut listeners = loaded.iterator("scan_listeners", None)?;
             listeners.run_silent().context("scan for listening sockets")?;
@@ -112,10 +101,14 @@ impl Collector {
                 Some(loaded.iterator("scan_sockets", None)?)
             },
             closed: loaded.ring("tcp_closed")?,
-            walk_tcp: loaded.iterator("report_tcp", Some("tcp_conns"))?,
+            walk_tcp: if loaded.is_loaded(REPORT_TCP) {
+                loaded.iterator(REPORT_TCP, Some("tcp_conns"))?
+            } else {
+                loaded.iterator(REPORT_TCP_OF_FILES, None)?
+            },
             reports: loaded.ring("tcp_reports")?,
             totals: is_early.then(Totals::default),
-            udp,
+            udp: Conversations::open(loaded)?,
             nat: Nat::default(),
             aggregate: Aggregate::new(config.include_loopback, config.ephemeral_port),
             dns_packets: loaded.ring("dns_packets")?,
@@ -164,7 +157,8 @@ impl Collector {
         self.note("scan for open sockets", scanned);
         let read = self.read_tcp();
         self.note("read TCP counters", read.map_err(Into::into));
-        let read = self.read_udp();
+        let Self { udp, nat, aggregate, counts, .. } = self;
+        let read = udp.read(|decoded| observe(nat, aggregate, counts, decoded));
         self.note("read UDP counters", read.map_err(Into::into));
         self.drain_closed();
         // What the flows are named by.
@@ -225,24 +219,6 @@ impl Collector {
             });
             if read < full {
                 break;
-            }
-        }
-        Ok(())
-    }
-
-    /// A conversation that was idle for a whole interval is removed, to make room.
-    fn read_udp(&mut self) -> io::Result<()> {
-        let Self { udp: Some(Udp { deltas, flows }), nat, aggregate, counts, .. } = self else {
-            return Ok(());
-        };
-        let mut idle = Vec::new();
-        deltas.run(size_of::<abi::udp_delta>(), |record| match decode::udp(record) {
-            Ok((delta, key)) if delta.sent == 0 && delta.received == 0 => idle.push(key),
-            decoded => observe(nat, aggregate, counts, decoded.map(|(delta, _)| delta)),
-        })?;
-        for key in idle {
-            if let Some(rest) = flows.take(&key)? {
-                observe(nat, aggregate, counts, decode::udp_rest(&key, &rest));
             }
         }
         Ok(())

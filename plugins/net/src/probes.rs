@@ -5,6 +5,22 @@ use plugin_support::probe::{Hook, Need, Probe, Way};
 const UDP: Need = Need::Optional("UDP flows");
 const PACKETS_NEED: Need = Need::Optional("UDP flows, dnsflow, domains of addresses, and httpflow");
 
+pub(crate) const REPORT_TCP: &str = "report_tcp";
+pub(crate) const REPORT_TCP_OF_FILES: &str = "report_tcp_of_files";
+pub(crate) const REPORT_UDP: &str = "report_udp_flows";
+pub(crate) const WALK_HTTP: &str = "walk_http";
+pub(crate) const WALK_HTTP_OF_FILES: &str = "walk_http_of_files";
+
+/// What is read of the table of conversations.
+const UDP_COUNTERS: Probe = Probe {
+    name: "UDP counters",
+    need: UDP,
+    ways: &[
+        Way { program: REPORT_UDP, hook: Hook::MapIterator("bpf_map_elem") },
+        Way { program: "", hook: Hook::LookUps("udp_flows") },
+    ],
+};
+
 /// The probes that see packets.
 pub(crate) const PACKETS: [&str; 2] = ["packets received", "packets sent"];
 
@@ -60,17 +76,19 @@ pub(crate) const PROBES: &[Probe] = &[
     Probe {
         name: "TCP counters",
         need: Need::Required,
-        ways: &[Way { program: "report_tcp", hook: Hook::Iterator("bpf_sk_storage_map") }],
+        ways: &[
+            Way { program: REPORT_TCP, hook: Hook::MapIterator("bpf_sk_storage_map") },
+            Way { program: REPORT_TCP_OF_FILES, hook: Hook::Iterator("task_file") },
+        ],
     },
-    Probe {
-        name: "UDP counters",
-        need: UDP,
-        ways: &[Way { program: "report_udp_flows", hook: Hook::Iterator("bpf_map_elem") }],
-    },
+    UDP_COUNTERS,
     Probe {
         name: "idle HTTP connections",
         need: Need::Optional("HTTP exchanges on connections that stay idle after them"),
-        ways: &[Way { program: "walk_http", hook: Hook::Iterator("bpf_sk_storage_map") }],
+        ways: &[
+            Way { program: WALK_HTTP, hook: Hook::MapIterator("bpf_sk_storage_map") },
+            Way { program: WALK_HTTP_OF_FILES, hook: Hook::Iterator("task_file") },
+        ],
     },
 ];
 
@@ -109,13 +127,9 @@ pub(crate) const EARLY_PROBES: &[Probe] = &[
     Probe {
         name: "TCP counters",
         need: Need::Required,
-        ways: &[Way { program: "report_tcp", hook: Hook::Iterator("bpf_sk_storage_map") }],
+        ways: &[Way { program: REPORT_TCP, hook: Hook::MapIterator("bpf_sk_storage_map") }],
     },
-    Probe {
-        name: "UDP counters",
-        need: UDP,
-        ways: &[Way { program: "report_udp_flows", hook: Hook::Iterator("bpf_map_elem") }],
-    },
+    UDP_COUNTERS,
 ];
 
 const EARLY_PACKETS: Need = Need::Optional("UDP flows, dnsflow and domains of addresses");

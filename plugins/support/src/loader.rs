@@ -233,6 +233,11 @@ impl Loaded {
         found.attach(socket.as_fd()).with_context(|| format!("attach filter {program}"))
     }
 
+    /// Whether a program is loaded: that of the way that its probe takes.
+    pub fn is_loaded(&self, program: &str) -> bool {
+        self.ebpf.program(program).is_some_and(|found| found.fd().is_ok())
+    }
+
     /// Opens an iterator program, over the elements of map `over` if it is one over a map.
     pub fn iterator(&self, program: &str, over: Option<&str>) -> Result<Iterator> {
         let found = self.ebpf.program(program).context("no such program")?;

@@ -63,6 +63,10 @@ pub enum Hook {
     Uprobe(&'static str),
     /// An iterator; loaded only, and run by [`crate::iter`].
     Iterator(&'static str),
+    /// The same over the elements of a map, which hardened kernels refuse.
+    MapIterator(&'static str),
+    /// No program: user space looks up all elements of this map.
+    LookUps(&'static str),
     /// What one socket of the plugin's own lets through; loaded only, and attached by
     /// [`crate::loader::Loaded::filter`].
     SocketFilter,
@@ -80,7 +84,8 @@ impl Hook {
             Self::SocketEgress => "cgroup_skb/egress".into(),
             Self::Socket(name) => format!("cgroup/{name}"),
             Self::Uprobe(name) => format!("uprobe/{name}"),
-            Self::Iterator(name) => format!("iter/{name}"),
+            Self::Iterator(name) | Self::MapIterator(name) => format!("iter/{name}"),
+            Self::LookUps(map) => format!("look-ups of {map}"),
             Self::SocketFilter => "socket".into(),
         }
     }
@@ -96,7 +101,7 @@ pub struct Policy {
 type Prohibition = (&'static str, fn(Hook) -> bool);
 
 /// All of them.
-const PROHIBITIONS: [Prohibition; 5] = [
+const PROHIBITIONS: [Prohibition; 6] = [
     ("no-tp-btf", |hook| matches!(hook, Hook::Tracepoint(_))),
     ("no-fentry", |hook| matches!(hook, Hook::Entry(_) | Hook::Return(_))),
     // No plugin of this repository has a way that is one.
@@ -108,6 +113,7 @@ const PROHIBITIONS: [Prohibition; 5] = [
             Hook::SocketIngress | Hook::SocketEgress | Hook::Socket(_) | Hook::SocketEvents
         )
     }),
+    ("no-map-iter", |hook| matches!(hook, Hook::MapIterator(_))),
 ];
 
 impl Policy {
@@ -178,6 +184,9 @@ impl Way {
         if let Some(word) = site.policy.against(self.hook) {
             bail!("forbidden by {word} in --probe-policy");
         }
+        if let Hook::LookUps(map) = self.hook {
+            return ebpf.map(map).map(drop).with_context(|| format!("the object has no map {map}"));
+        }
         let program = ebpf
             .program_mut(self.program)
             .ok_or_else(|| anyhow!("the object has no program {}", self.program))?;
@@ -218,7 +227,8 @@ impl Way {
                 let program: &mut UProbe = program.try_into()?;
                 program.load().context("load")?;
             }
-            Hook::Iterator(name) => {
+            Hook::LookUps(_) => {}
+            Hook::Iterator(name) | Hook::MapIterator(name) => {
                 let program: &mut Iter = program.try_into()?;
                 program.load(name, site.btf).context("load")?;
             }

@@ -28,6 +28,7 @@ use crate::batches;
 use crate::config::Config;
 use crate::decode::DecodeError;
 use crate::domains::Domains;
+use crate::probes::{WALK_HTTP, WALK_HTTP_OF_FILES};
 
 /// Walks for one report at most, each of which fills half a ring: enough for a million connections.
 /// What is left is reported the next time.
@@ -121,8 +122,12 @@ impl Collector {
         domains: Arc<Mutex<Domains>>,
         counts: Arc<Counts>,
     ) -> Result<Self> {
-        let walk = loaded
-            .iterator("walk_http", Some("http_conns"))
+        let walk = if loaded.is_loaded(WALK_HTTP) {
+            loaded.iterator(WALK_HTTP, Some("http_conns"))
+        } else {
+            loaded.iterator(WALK_HTTP_OF_FILES, None)
+        };
+        let walk = walk
             .inspect_err(
                 |error| log::warn!(error:% = format!("{error:#}"); "idle HTTP connections are not walked"),
             )

@@ -4,3 +4,4 @@ pub(crate) mod aggregate;
 pub(crate) mod filter;
 pub(crate) mod point;
 pub(crate) mod totals;
+pub(crate) mod udp;
