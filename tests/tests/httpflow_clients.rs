@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::thread;
 use std::time::Instant;
 
 use system_tests::exchanges::{LAST, Scene};
@@ -216,4 +217,27 @@ fn none_of_200_000_requests_at_full_speed_is_lost() {
         assert!((counted..=*logged).contains(&told), "{path}: {counted} <= {told} <= {logged}");
     }
     assert!(seen.metrics.contains("http_lost_total{plugin=\"ebpf-net\"} 0"), "{}", seen.metrics);
+}
+
+/// What a client writes at once may overtake, on another CPU, the packet that completes the handshake.
+#[test]
+fn the_first_request_of_a_connection_is_seen_however_soon_it_comes() {
+    const EACH: usize = 2_000;
+    let scene = Scene::new();
+    let address = scene.hosts.server_address(Family::V4, 80);
+    let ask = || {
+        for _ in 0..EACH {
+            let mut stream = TcpStream::connect(address).expect("nginx listens");
+            stream.write_all(LAST).expect("nginx reads");
+            stream.read_to_end(&mut Vec::new()).expect("nginx answers");
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| scene.hosts.client.enter(ask));
+        }
+    });
+    let seen = scene.end();
+    seen.agree();
+    seen.logged("GET", "/none", 204, 2 * EACH as i64);
 }

@@ -304,6 +304,19 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	return 0;
 }
 
+/*
+ * What a client writes at once may overtake, on another CPU, the packet that completes the
+ * handshake. The socket is there by then, with a copy of its listener's entry.
+ */
+static __always_inline bool is_being_accepted(struct bpf_sock *sk, struct tcp_conn *conn,
+					      enum direction way)
+{
+	if (sk->state != TCP_SYN_RECV || way != INGRESS)
+		return false;
+	conn->family = tuple_of_sock(kernel_sock(sk), &conn->tuple);
+	return true;
+}
+
 static __always_inline void handle_http(struct __sk_buff *skb, enum direction way)
 {
 	struct segment segment;
@@ -321,7 +334,7 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 	if (!conn || conn->http.mode == HTTP_OTHER)
 		return;
 	if (conn->http.mode == HTTP_UNDECIDED) {
-		if (conn->role != ROLE_LISTENER)
+		if (conn->role != ROLE_LISTENER || is_being_accepted(sk, conn, way))
 			http_decide(skb, conn, way);
 		return;
 	}
