@@ -270,7 +270,7 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	if (!conn || !read_segment(skb, &segment))
 		return 0;
 	/* One that was there before us may be in the middle of anything. */
-	bool is_older = conn->life & LIFE_OPENING_REPORTED;
+	bool is_older = conn->life & LIFE_IS_OLDER;
 
 	token = token_at(skb, &segment);
 	if (token == TOKEN_NONE || (is_older && token >= TOKEN_PREFACE)) {
@@ -304,19 +304,6 @@ static __noinline int http_decide(struct __sk_buff *skb, struct tcp_conn *conn, 
 	return 0;
 }
 
-/*
- * What a client writes at once may overtake, on another CPU, the packet that completes the
- * handshake. The socket is there by then, with a copy of its listener's entry.
- */
-static __always_inline bool is_being_accepted(struct bpf_sock *sk, struct tcp_conn *conn,
-					      enum direction way)
-{
-	if (sk->state != TCP_SYN_RECV || way != INGRESS)
-		return false;
-	conn->family = tuple_of_sock(kernel_sock(sk), &conn->tuple);
-	return true;
-}
-
 static __always_inline void handle_http(struct __sk_buff *skb, enum direction way)
 {
 	struct segment segment;
@@ -334,7 +321,7 @@ static __always_inline void handle_http(struct __sk_buff *skb, enum direction wa
 	if (!conn || conn->http.mode == HTTP_OTHER)
 		return;
 	if (conn->http.mode == HTTP_UNDECIDED) {
-		if (conn->role != ROLE_LISTENER || is_being_accepted(sk, conn, way))
+		if (conn->role != ROLE_LISTENER)
 			http_decide(skb, conn, way);
 		return;
 	}

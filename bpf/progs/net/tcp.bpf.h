@@ -44,6 +44,8 @@ enum life {
 	LIFE_CLOSED = 2,
 	LIFE_OPENING_REPORTED = 4,
 	LIFE_CLOSING_REPORTED = 8,
+	/* It was there before us, and what it said until then was not seen. */
+	LIFE_IS_OLDER = 16,
 };
 
 /*
@@ -321,7 +323,7 @@ static __always_inline void handle_held_tcp(struct sock *sk, struct task_struct 
 			return;
 		older.family = tuple_of_sock(sk, &older.tuple);
 		older.role = is_listened(&older.tuple) ? ROLE_ACCEPTOR : ROLE_CONNECTOR;
-		older.life = LIFE_ESTABLISHED | LIFE_OPENING_REPORTED;
+		older.life = LIFE_ESTABLISHED | LIFE_OPENING_REPORTED | LIFE_IS_OLDER;
 		older.sent = totals.sent;
 		older.received = totals.received;
 		older.retransmits = totals.retransmits;
