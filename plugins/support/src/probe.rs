@@ -34,7 +34,7 @@ pub enum Need {
 /// One way to attach a probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Way {
-    /// The name of the BPF program.
+    /// The name of the BPF program; empty for a hook that has none.
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,
