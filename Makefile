@@ -22,8 +22,9 @@ BUILD_PACKAGES := clang llvm libclang-dev libbpf-dev gcc libc6-dev
 TEST_PACKAGES := bind9-dnsutils bsdutils curl dnsmasq-base golang-go iproute2 libcap2-bin ncat \
 	nftables nginx-light nodejs openssh-client openssh-server openssl procps python3 \
 	python3-aiohttp python3-grpcio redis-server redis-tools socat tmux wget wrk zsh
+BENCH_PACKAGES := fio
 VM_PACKAGES := qemu-system-x86 debootstrap busybox-static cpio e2fsprogs kmod python3 xz-utils zstd
-# What the machines of the matrix have of the former, and what tests build with there.
+# What the machines of the matrix have of what tests need, and what tests build with there.
 VM_ROOT_PACKAGES = gcc libc6-dev $(filter-out golang-go nodejs openssh-client openssh-server \
 	python3-aiohttp python3-grpcio,$(TEST_PACKAGES))
 CHECK_PACKAGES := clang-format
@@ -42,7 +43,7 @@ MACHINES ?= 2
 UPDATE ?=
 
 .PHONY: run test fuzz check build package bench soak vm-test clean root-externals need-build \
-	need-test need-vm need-check
+	need-test need-bench need-vm need-check
 
 ## run: this host's live traffic on the terminal, loopback included; needs no backend. Whoever
 ## builds a plugin here and runs it as root trusts it.
@@ -79,9 +80,9 @@ fuzz: need-build
 run-as-root = $(SUDO) env PATH="$$PATH" CARGO_TARGET_DIR=$(TARGET) EXTERNALS_DIR=$(ROOT_EXTERNALS) $(2) \
 	$(CARGO) run --release --locked --quiet -p system-tests --bin $(1)
 
-## bench: what it costs, with and without in turn; ROUNDS=5, ONLY=nginx for one load alone. It
+## bench: what it costs, with and without in turn; ROUNDS=16, ONLY=nginx for one load alone. It
 ## writes the figures of docs/performance.md, unless ONLY is given
-bench: build need-test root-externals
+bench: build need-test need-bench root-externals
 	$(call run-as-root,bench,ROUNDS=$(ROUNDS) ONLY=$(ONLY))
 
 ## soak: many processes, connections, namespaces and containers for MINUTES=30, after which nothing
@@ -153,6 +154,9 @@ need-build:
 
 need-test:
 	$(call need,$(TEST_PACKAGES))
+
+need-bench:
+	$(call need,$(BENCH_PACKAGES))
 
 need-vm:
 	$(call need,$(VM_PACKAGES))

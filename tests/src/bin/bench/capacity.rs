@@ -14,9 +14,8 @@ use system_tests::plugins::PluginFolder;
 use system_tests::receiver::Receiver;
 use system_tests::{usage, wait};
 
-use crate::loads::WINDOW;
 use crate::results::{Encoding, Sockets, Starts};
-use crate::subject::{HTTP, Reports, Subject};
+use crate::subject::{HTTP, Reports, Subject, WINDOW};
 
 const CONNECTIONS: usize = 20_000;
 const REPORTS: u64 = 5;

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::loads::{
-    BULK, Done, FILES, HTTPS, Load, NGINX, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM,
-};
+use crate::loads::{BULK, FILES, HTTPS, Load, NGINX, REDIS, SHORT, Servers, UDP_ASK, UDP_STREAM};
 use crate::results::{Comparison, Losses};
 use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS};
+
+/// How long each load runs: many short rounds say more than a few long ones, as the machine's speed differs from second to second.
+const LENGTH: Duration = Duration::from_secs(1);
 
 /// Loads, and the collectors that they are run with.
 const ROWS: [(&Load, &[Parts]); 8] = [
@@ -38,7 +39,7 @@ pub(crate) fn compare(
     for round in 0..rounds {
         let round_began = Instant::now();
         for (load, variants) in &rows {
-            let done = one_round(servers, load, variants, losses);
+            let done = one_round(servers, load, variants, round % 2 == 1, losses);
             let without = done[0];
             for (parts, with) in variants.iter().zip(&done[1..]) {
                 let this = |row: &&mut Comparison| row.key == load.key && row.parts == parts.name;
@@ -62,20 +63,28 @@ pub(crate) fn compare(
     comparisons
 }
 
-/// What was done in a second without a collector, and with each. All run once in order and once backwards, so that a machine that
-/// becomes slower or faster meanwhile does so for all of them.
-fn one_round(servers: &Servers, load: &Load, variants: &[Parts], losses: &mut Losses) -> Vec<f64> {
+/// What was done in a second without a collector, and with each. Rounds have opposite orders in turn, so that a machine that becomes
+/// slower or faster meanwhile does so for all of them.
+fn one_round(
+    servers: &Servers,
+    load: &Load,
+    variants: &[Parts],
+    is_backwards: bool,
+    losses: &mut Losses,
+) -> Vec<f64> {
     let mut order: Vec<Option<Parts>> = vec![None];
     order.extend(variants.iter().copied().map(Some));
     let mut run = |parts: &Option<Parts>| {
-        let Some(parts) = parts else { return (load.run)(servers) };
+        let Some(parts) = parts else { return (load.run)(servers, LENGTH).per_second() };
         let subject = Subject::start(*parts, Reports::Seldom);
-        let done = (load.run)(servers);
+        let done = (load.run)(servers, LENGTH);
         losses.add(&format!("{}, {}", load.key, parts.name), subject.finish().losses);
-        done
+        done.per_second()
     };
-    let there: Vec<Done> = order.iter().map(&mut run).collect();
-    let mut back: Vec<Done> = order.iter().rev().map(&mut run).collect();
-    back.reverse();
-    there.into_iter().zip(back).map(|(one, other)| one.and(other).per_second()).collect()
+    if !is_backwards {
+        return order.iter().map(run).collect();
+    }
+    let mut done: Vec<f64> = order.iter().rev().map(&mut run).collect();
+    done.reverse();
+    done
 }

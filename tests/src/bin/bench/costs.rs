@@ -14,10 +14,10 @@ use system_tests::usage::{self, Program};
 
 use crate::loads::{
     BULK, FILES, HTTP_APART, HTTP_EXCHANGE, HTTPS_EXCHANGE, Load, REDIS, SHORT, Servers, UDP_ASK,
-    UDP_STREAM, WINDOW,
+    UDP_STREAM,
 };
 use crate::results::{Copying, Cost, Losses, Window};
-use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS};
+use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS, WINDOW};
 
 /// Programs change little from round to round.
 const MOST_ROUNDS: usize = 3;
@@ -66,7 +66,7 @@ fn window(servers: &Servers, load: &Load, parts: Parts, losses: &mut Losses) -> 
     let pid = subject.collector.pid();
     let statistics = Statistics::on();
     let before = (usage::programs(pid), own_programs(), usage::cpu_ns(pid), subject.exchanges());
-    let done = (load.run)(servers);
+    let done = (load.run)(servers, WINDOW);
     let is_http = load.unit == "exchange" && parts != NETFLOW;
     if is_http {
         subject.wait_for_exchanges(before.3 + done.count);
@@ -102,7 +102,7 @@ pub(crate) fn files(servers: &Servers) -> Copying {
         thread::sleep(WINDOW);
         0
     });
-    let (blocks, runs, cpu_ns) = look(&mut || (FILES.run)(servers).count);
+    let (blocks, runs, cpu_ns) = look(&mut || (FILES.run)(servers, WINDOW).count);
     subject.finish();
     Copying { blocks, runs, cpu_ns, idle_runs, idle_cpu_ns }
 }

@@ -1,8 +1,7 @@
-//! What a host can be busy with. In: servers, started here, and a name. Out: how much was done, and how long that took. Both ends
+//! What a host can be busy with. In: servers, started here, and how long. Out: how much was done, and how long that took. Both ends
 //! are on this machine: whatever the collector does, it does twice.
 
 use std::cell::OnceCell;
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
@@ -10,17 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use system_tests::hosts::{Hosts, Netns};
 use system_tests::nginx::Nginx;
 use system_tests::process::run;
 use system_tests::{ports, wait};
 
-/// How long a load runs, where its length is a time.
-pub(crate) const WINDOW: Duration = Duration::from_secs(2);
-
-const REQUESTS: u64 = 200_000;
-/// Half of what a round of comparisons makes, which runs each load twice.
-const CONNECTIONS: u64 = 50_000;
+/// What `redis-benchmark`, which takes no length of time, is asked for instead of a second.
+const REDIS_REQUESTS: u64 = 80_000;
 
 /// What a run has done.
 #[derive(Clone, Copy, Debug)]
@@ -33,86 +29,87 @@ impl Done {
     pub(crate) fn per_second(self) -> f64 {
         self.count as f64 / self.seconds
     }
-
-    /// Both runs.
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self { count: self.count + other.count, seconds: self.seconds + other.seconds }
-    }
 }
 
-/// A load: by which name it is asked for, what it is, what it counts, and a run of it.
+/// A load: by which name it is asked for, what it is, what it counts, and a run of it for about so long, in whole seconds.
 pub(crate) struct Load {
     pub(crate) key: &'static str,
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
-    pub(crate) run: fn(&Servers) -> Done,
+    pub(crate) run: fn(&Servers, Duration) -> Done,
 }
 
 pub(crate) const NGINX: Load = Load {
     key: "nginx",
     name: "nginx + wrk, between namespaces",
     unit: "request",
-    run: |servers| wrk(&servers.hosts().client, &format!("http://{}", servers.hosts().server.v4)),
+    run: |servers, length| {
+        let hosts = servers.hosts();
+        wrk(&hosts.client, &format!("http://{}", hosts.server.v4), length)
+    },
 };
 pub(crate) const HTTPS: Load = Load {
     key: "https",
     name: "nginx + wrk through TLS, between namespaces",
     unit: "request",
-    run: |servers| wrk(&servers.hosts().client, &format!("https://{}", servers.hosts().server.v4)),
+    run: |servers, length| {
+        let hosts = servers.hosts();
+        wrk(&hosts.client, &format!("https://{}", hosts.server.v4), length)
+    },
 };
 pub(crate) const HTTP_EXCHANGE: Load = Load {
     key: "exchange",
     name: "nginx + wrk, loopback",
     unit: "exchange",
-    run: |servers| wrk(&servers.hosts().server, "http://127.0.0.1"),
+    run: |servers, length| wrk(&servers.hosts().server, "http://127.0.0.1", length),
 };
 pub(crate) const HTTP_APART: Load = Load {
     key: "exchange-apart",
     name: "the same, head and body apart",
     unit: "exchange",
-    run: |servers| wrk(&servers.hosts().server, "http://127.0.0.1:81"),
+    run: |servers, length| wrk(&servers.hosts().server, "http://127.0.0.1:81", length),
 };
 pub(crate) const HTTPS_EXCHANGE: Load = Load {
     key: "tls-exchange",
     name: "nginx + wrk through TLS, loopback",
     unit: "exchange",
-    run: |servers| wrk(&servers.hosts().server, "https://127.0.0.1"),
+    run: |servers, length| wrk(&servers.hosts().server, "https://127.0.0.1", length),
 };
 pub(crate) const REDIS: Load = Load {
     key: "redis",
     name: "redis-benchmark GET, loopback",
     unit: "request",
-    run: |servers| servers.redis.get_or_init(Redis::start).benchmark(),
+    run: |servers, length| servers.redis.get_or_init(Redis::start).benchmark(length),
 };
 pub(crate) const BULK: Load = Load {
     key: "bulk",
     name: "bulk over one connection, between namespaces",
     unit: "MiB",
-    run: |servers| bulk(servers.hosts()),
+    run: |servers, length| bulk(servers.hosts(), length),
 };
 pub(crate) const SHORT: Load = Load {
     key: "connections",
-    name: "100,000 short connections, loopback",
+    name: "short connections, loopback",
     unit: "connection",
-    run: |_| short_connections(),
+    run: |_, length| short_connections(length),
 };
 pub(crate) const UDP_STREAM: Load = Load {
     key: "udp-stream",
     name: "UDP flood, one way, loopback",
     unit: "datagram",
-    run: |_| udp_stream(),
+    run: |_, length| udp_stream(length),
 };
 pub(crate) const UDP_ASK: Load = Load {
     key: "udp-ask",
     name: "UDP question and answer, loopback",
     unit: "datagram",
-    run: |_| udp_ask(),
+    run: |_, length| udp_ask(length),
 };
 pub(crate) const FILES: Load = Load {
     key: "files",
-    name: "files: dd in blocks of 4 KiB, no network",
+    name: "files: fio in blocks of 4 KiB, no network",
     unit: "block",
-    run: |_| files(),
+    run: |_, length| files(length),
 };
 
 /// Servers that are started when a load needs them, and run until the end.
@@ -138,8 +135,8 @@ impl Servers {
     }
 }
 
-fn wrk(from: &Netns, server: &str) -> Done {
-    let seconds = WINDOW.as_secs();
+fn wrk(from: &Netns, server: &str, length: Duration) -> Done {
+    let seconds = length.as_secs();
     let mut wrk = Command::new("wrk");
     wrk.args(["-t1", "-c16", &format!("-d{seconds}s"), &format!("{server}/nginx.conf")]);
     let (_, text) = from.run(&mut wrk);
@@ -174,15 +171,16 @@ impl Redis {
         redis
     }
 
-    fn benchmark(&self) -> Done {
+    fn benchmark(&self, length: Duration) -> Done {
+        let count = length.as_secs() * REDIS_REQUESTS;
         let mut command = Command::new("redis-benchmark");
         command.args(["-p", &self.port, "-t", "get", "-c", "16", "--csv"]);
-        let text = run(command.args(["-n", &REQUESTS.to_string()]));
+        let text = run(command.args(["-n", &count.to_string()]));
         // `"GET","98765.43",...`
         let line = text.lines().last().unwrap_or_default();
         let rate = line.split(',').nth(1).and_then(|word| word.trim_matches('"').parse().ok());
         let rate: f64 = rate.unwrap_or_else(|| panic!("{command:?}: {text}"));
-        Done { count: REQUESTS, seconds: REQUESTS as f64 / rate }
+        Done { count, seconds: count as f64 / rate }
     }
 }
 
@@ -192,7 +190,7 @@ impl Drop for Redis {
     }
 }
 
-fn bulk(hosts: &Hosts) -> Done {
+fn bulk(hosts: &Hosts, length: Duration) -> Done {
     let listener = hosts.server.listen(SocketAddr::new(hosts.server.v4.into(), 0));
     let address = listener.local_addr().expect("it is bound");
     let mut client = hosts.client.dial(address);
@@ -209,7 +207,7 @@ fn bulk(hosts: &Hosts) -> Done {
             }
         });
         let block = vec![b'x'; 128 * 1024];
-        while start.elapsed() < WINDOW {
+        while start.elapsed() < length {
             client.write_all(&block).expect("the peer reads");
         }
         drop(client);
@@ -219,10 +217,11 @@ fn bulk(hosts: &Hosts) -> Done {
 }
 
 /// Each asks for something, and the server closes: its ports are the ones that wait, and the clients' do not run out.
-fn short_connections() -> Done {
+fn short_connections(length: Duration) -> Done {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    times(CONNECTIONS, || {
+    let (start, mut count) = (Instant::now(), 0);
+    while start.elapsed() < length {
         let mut client = TcpStream::connect(address).expect("it listens");
         let (mut server, _) = listener.accept().expect("a client");
         let mut buffer = [0; 64];
@@ -232,7 +231,9 @@ fn short_connections() -> Done {
         drop(server);
         assert_eq!(client.read(&mut buffer).expect("it was sent"), 6);
         assert_eq!(client.read(&mut buffer).expect("it was closed"), 0);
-    })
+        count += 1;
+    }
+    Done { count, seconds: start.elapsed().as_secs_f64() }
 }
 
 fn udp_pair() -> [UdpSocket; 2] {
@@ -244,7 +245,7 @@ fn udp_pair() -> [UdpSocket; 2] {
 }
 
 /// As fast as it can be sent; what the reader has no room for counts too.
-fn udp_stream() -> Done {
+fn udp_stream(length: Duration) -> Done {
     let [from, to] = udp_pair();
     to.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
     let is_over = AtomicBool::new(false);
@@ -257,7 +258,7 @@ fn udp_stream() -> Done {
             }
         });
         let (start, mut count) = (Instant::now(), 0);
-        while start.elapsed() < WINDOW {
+        while start.elapsed() < length {
             for _ in 0..100 {
                 from.send(&[0; 64]).expect("loopback takes it");
             }
@@ -268,11 +269,11 @@ fn udp_stream() -> Done {
     })
 }
 
-fn udp_ask() -> Done {
+fn udp_ask(length: Duration) -> Done {
     let [client, server] = udp_pair();
     let mut buffer = [0; 64];
     let (start, mut count) = (Instant::now(), 0);
-    while start.elapsed() < WINDOW {
+    while start.elapsed() < length {
         for (from, to) in [(&client, &server), (&server, &client)] {
             from.send(&[0; 64]).expect("loopback takes it");
             to.recv(&mut buffer).expect("it was sent");
@@ -282,27 +283,20 @@ fn udp_ask() -> Done {
     Done { count, seconds: start.elapsed().as_secs_f64() }
 }
 
-/// Copies a file in memory again and again: two system calls per block, and no disk to wait for.
-fn files() -> Done {
+/// Reads and writes a file in memory: one system call per block, no disk to wait for, and so little data that the speed of the
+/// memory, which differs from file to file, hardly matters.
+fn files(length: Duration) -> Done {
     let folder = tempfile::Builder::new().prefix("bench").tempdir_in("/dev/shm");
     let folder = folder.expect("a folder in memory");
-    let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
-    fs::write(&from, vec![b'x'; 64 << 20]).expect("there are 64 MiB");
-    let blocks = (64 << 20) / 4096;
-    let start = Instant::now();
-    let mut count = 0;
-    while start.elapsed() < WINDOW {
-        let mut dd = Command::new("dd");
-        dd.args(["bs=4k", "conv=notrunc", "status=none"]);
-        dd.arg(format!("if={}", from.display())).arg(format!("of={}", to.display()));
-        run(&mut dd);
-        count += blocks;
-    }
-    Done { count, seconds: start.elapsed().as_secs_f64() }
-}
-
-fn times(count: u64, mut run: impl FnMut()) -> Done {
-    let start = Instant::now();
-    (0..count).for_each(|_| run());
-    Done { count, seconds: start.elapsed().as_secs_f64() }
+    let mut fio = Command::new("fio");
+    fio.args(["--name=files", "--rw=rw", "--bs=4k", "--size=1m", "--ioengine=psync"]);
+    fio.args(["--time_based", &format!("--runtime={}", length.as_secs()), "--output-format=json"]);
+    let text = run(fio.arg(format!("--directory={}", folder.path().display())));
+    let report: Value =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{fio:?}: {e}: {text}"));
+    let job = &report["jobs"][0];
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{fio:?}: {text}"));
+    let blocks = |direction: &str| number(&job[direction]["total_ios"]);
+    let ms = number(&job["job_runtime"]);
+    Done { count: blocks("read") + blocks("write"), seconds: ms as f64 / 1000.0 }
 }

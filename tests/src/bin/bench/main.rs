@@ -29,6 +29,11 @@ use std::time::{Duration, Instant};
 use loads::Servers;
 use results::Results;
 
+/// So many that the median of another sixteen is hardly ever beyond the least and the most of these.
+const ROUNDS: usize = 16;
+
+const STARTS: usize = 5;
+
 /// How long loads are compared if nobody says how often, so that all of it takes less than ten minutes on a slow machine too.
 const COMPARISONS_AT_MOST: Duration = Duration::from_mins(6);
 
@@ -41,7 +46,7 @@ fn main() -> ExitCode {
     let setting = |name: &str| env::var(name).unwrap_or_default();
     let only = setting("ONLY");
     let (rounds, at_most) = match setting("ROUNDS").as_str() {
-        "" => (5, COMPARISONS_AT_MOST),
+        "" => (ROUNDS, COMPARISONS_AT_MOST),
         text => match text.parse() {
             Ok(rounds) if rounds > 0 => (rounds, Duration::MAX),
             _ => {
@@ -83,7 +88,7 @@ fn measure(rounds: usize, at_most: Duration, only: &str) -> Results {
     results.costs = costs::costs(&servers, rounds, only, &mut losses);
     results.copying = (wanted("files") || only == "costs").then(|| costs::files(&servers));
     results.encoding = wanted("encoding").then(capacity::encoding);
-    results.starts = wanted("start").then(|| capacity::starts(rounds));
+    results.starts = wanted("start").then(|| capacity::starts(rounds.min(STARTS)));
     results.sockets = wanted("sockets").then(capacity::sockets);
     results.losses = losses;
     results

@@ -13,9 +13,10 @@ use system_tests::usage;
 use system_tests::wait;
 use system_tests::wire::Point;
 
-use crate::loads::WINDOW;
-
 const NET: &str = "ebpf-net";
+
+/// How long a load runs whose cost is measured.
+pub(crate) const WINDOW: Duration = Duration::from_secs(2);
 
 /// Which parts of `ebpf-net` are on.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -102,7 +102,7 @@ fn more(text: &mut String, results: &Results) {
     let mut row = |what: &str, value: String| rows.push(vec![what.to_owned(), value]);
     if let Some(copying) = results.copying {
         row(
-            "BPF runs while `dd` copied files for as long as nothing was done before",
+            "BPF runs while `fio` reads and writes for as long as nothing was done before",
             format!(
                 "{} for {} blocks; {} without",
                 copying.runs, copying.blocks, copying.idle_runs
