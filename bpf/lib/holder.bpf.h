@@ -16,7 +16,10 @@
 struct holder {
 	struct owner owner;
 	/* False while the owner is only the listener's, or nobody. */
-	__u32 is_known;
+	__u8 is_known;
+	/* A report was put off because of that. */
+	__u8 was_awaited;
+	__u8 padding[2];
 	/* The last scan that saw the owner hold the socket. */
 	__u32 seen_by;
 };
@@ -34,6 +37,26 @@ static __always_inline __u32 current_scan(void)
 	__u32 zero = 0, *number = bpf_map_lookup_elem(&scan_number, &zero);
 
 	return number ? *number : 0;
+}
+
+/* Nobody is known to hold the socket, whoever held the one that it comes from. */
+static __always_inline void held_by_nobody(struct holder *holder)
+{
+	holder->is_known = 0;
+	holder->was_awaited = 0;
+}
+
+/*
+ * Whether to leave out of a report what nobody is known to hold: once. It waits to be
+ * accepted, or was accepted after the scan, and the next scan finds by whom. What is
+ * never accepted, or is held by the kernel, is reported then all the same.
+ */
+static __always_inline bool is_awaited(struct holder *holder)
+{
+	if (holder->is_known || holder->was_awaited)
+		return false;
+	holder->was_awaited = 1;
+	return true;
 }
 
 /* The process that runs is the one that holds the socket. */

@@ -62,10 +62,10 @@ impl Scene {
     /// Ends the collector; what nginx logged, and the points of both ends.
     pub fn end(self) -> Seen {
         self.hosts.settle();
-        let log = self.web.answers();
         let worker = self.web.worker();
         let metrics = self.collector.metrics();
         self.collector.stop();
+        let log = self.web.finish();
         let points = self.receiver.measurement("httpflow");
         let client = points.of(&self.hosts.client);
         let server = points.of(&self.hosts.server);

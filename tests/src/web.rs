@@ -11,9 +11,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::flows::{Flows, Side};
@@ -73,19 +75,32 @@ impl Web {
         self.master.children().first().copied().expect("the worker runs as long as the master")
     }
 
-    /// What it has logged.
-    pub fn answers(&self) -> Answers {
-        let log = fs::read_to_string(&self.log).expect("nginx has a log");
-        let mut answers = Answers::new();
-        for line in log.lines() {
-            let [method, path, status] = line.split(' ').collect::<Vec<_>>()[..] else {
-                panic!("nginx logged: {line}")
-            };
-            let status = status.parse().expect("a status is a number");
-            *answers.entry((method.to_owned(), path.to_owned(), status)).or_default() += 1;
-        }
-        answers
+    /// Has it finish what it does, and end. What it has logged: of an answer, that is a moment after
+    /// the client has it.
+    #[track_caller]
+    pub fn finish(self) -> Answers {
+        kill(Pid::from_raw(self.master.pid().cast_signed()), Signal::SIGQUIT).expect("it runs");
+        self.master.succeed();
+        logged(&self.log)
     }
+
+    /// What it has logged so far.
+    pub fn answers(&self) -> Answers {
+        logged(&self.log)
+    }
+}
+
+fn logged(log: &Path) -> Answers {
+    let log = fs::read_to_string(log).expect("nginx has a log");
+    let mut answers = Answers::new();
+    for line in log.lines() {
+        let [method, path, status] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("nginx logged: {line}")
+        };
+        let status = status.parse().expect("a status is a number");
+        *answers.entry((method.to_owned(), path.to_owned(), status)).or_default() += 1;
+    }
+    answers
 }
 
 /// What points say was answered, on one side.

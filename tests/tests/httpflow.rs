@@ -306,7 +306,7 @@ fn connections_that_are_older_than_the_collector_are_followed_from_their_next_re
     let told = answers(&points.of(&hosts.server), Side::Server);
     assert_eq!(told, [(("GET".to_owned(), "/hello".to_owned(), 200), 2)].into());
     assert_eq!(answers(&points.of(&hosts.client), Side::Client), told);
-    assert_eq!(web.answers().values().sum::<i64>(), 3);
+    assert_eq!(web.finish().values().sum::<i64>(), 3);
 }
 
 #[test]

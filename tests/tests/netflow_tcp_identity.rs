@@ -8,15 +8,18 @@ use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::time::SystemTime;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
+use nix::unistd::Pid;
 use system_tests::collector::{Collector, HOSTNAME};
 use system_tests::flows::{Side, Tcp};
 use system_tests::hosts::{Family, Hosts, Netns};
 use system_tests::program;
 use system_tests::receiver::Receiver;
 use system_tests::tcp::{Pair, accept, drain};
+use system_tests::wait;
 
 fn now_ns() -> i64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -228,6 +231,37 @@ fn each_worker_of_a_pre_fork_server_owns_what_it_accepted() {
         let want = Tcp { read: 10 * count, written: 10 * count, established: count, closed: count };
         assert_eq!(worker, want, "worker {pid}: {flows}");
     }
+}
+
+#[test]
+fn a_connection_that_waits_to_be_accepted_while_others_are_reported_is_of_who_accepts_it() {
+    let hosts = Hosts::new();
+    let receiver = Receiver::start();
+    // Long enough to be accepted before the report after the next one.
+    let every = ["--min-interval", "1s", "--interval", "10s"];
+    let collector = Collector::setup(&receiver).seldom().args(every).start();
+    let mut python = Command::new("/usr/bin/python3");
+    python.arg(program("late_accept.py")).args([&hosts.server.v4.to_string(), "8309"]);
+    let server = hosts.server.spawn(&mut python);
+    hosts.server.wait_for_port("tcp", 8309);
+    let mut client = hosts.client.dial(hosts.server_address(Family::V4, 8309));
+    client.write_all(b"0123456789").expect("it is in the backlog");
+    let client_end = || receiver.netflow().of(&hosts.client).on(Side::Client, 8309);
+    let is_reported = || client_end().tcp().written == 10;
+    wait::until_true("the client's end is reported", is_reported, || client_end().to_string());
+    let workers = server.children();
+    let [worker] = workers[..] else { panic!("one worker: {workers:?}") };
+    kill(Pid::from_raw(worker.cast_signed()), Signal::SIGUSR1).expect("it waits");
+    let mut pid = String::new();
+    client.read_to_string(&mut pid).expect("the worker answers");
+    server.succeed();
+    drop(client);
+    hosts.settle();
+    collector.stop();
+
+    let flows = receiver.netflow().of(&hosts.server).on(Side::Server, 8309);
+    assert_eq!(flows.values("pid"), [pid.trim()].into(), "{flows}");
+    assert_eq!(flows.tcp(), Tcp { read: 10, written: 10, established: 1, closed: 1 }, "{flows}");
 }
 
 #[test]

@@ -253,7 +253,7 @@ static __always_inline void handle_established(struct sock *sk, int oldstate, in
 		conn->sent = 0;
 		conn->received = 0;
 		conn->retransmits = 0;
-		conn->holder.is_known = 0;
+		held_by_nobody(&conn->holder);
 		if (newstate == TCP_FIN_WAIT1)
 			held_by_current(&conn->holder);
 		conn->life = LIFE_ESTABLISHED;
@@ -353,6 +353,8 @@ static __always_inline void report_open(struct sock *sk, struct tcp_conn *conn)
 	/* Retransmissions alone make no report; they go along with the next one. */
 	if (totals.sent == sent && totals.received == received && (life & LIFE_OPENING_REPORTED) &&
 	    (!(life & LIFE_CLOSED) || (life & LIFE_CLOSING_REPORTED)))
+		return;
+	if (!(life & LIFE_CLOSED) && is_awaited(&conn->holder))
 		return;
 	delta = bpf_ringbuf_reserve(&tcp_reports, sizeof(*delta), 0);
 	if (!delta)

@@ -2,7 +2,7 @@
  *
  * TCP connections on kernels before 5.12; see net_early.bpf.c. What is known of one
  * lives in its socket, written by the socket's own events, which come one at a time.
- * The walk reads it, and writes nothing but the number of the scan.
+ * The walk reads it, and writes nothing but the number of the scan and what it waits for.
  */
 #ifndef NET_TCP_EARLY_BPF_H
 #define NET_TCP_EARLY_BPF_H
@@ -162,7 +162,7 @@ static __always_inline void early_established(struct bpf_sock *sk, bool is_passi
 	if (is_passive) {
 		conn->role = ROLE_ACCEPTOR;
 		/* Its listener's is not yet its own. */
-		conn->holder.is_known = 0;
+		held_by_nobody(&conn->holder);
 		bpf_map_delete_elem(&accepted_by, &address);
 	}
 	conn->family = tuple_of_sock(raw, &conn->tuple);
@@ -214,14 +214,17 @@ static __always_inline void early_report_open(struct sock *sk, struct early_conn
 	struct early_totals totals = {};
 	struct tcp_total *total;
 	__u32 scan = current_scan();
+	__u64 address = (__u64)sk;
 
 	if (!conn->is_established || conn->is_closed || conn->reported_by == scan)
+		return;
+	if (!bpf_map_lookup_elem(&accepted_by, &address) && is_awaited(&conn->holder))
 		return;
 	early_read(sk, &totals);
 	total = bpf_ringbuf_reserve(&tcp_reports, sizeof(*total), 0);
 	if (!total)
 		return;
-	early_fill(total, conn, &totals, (__u64)sk);
+	early_fill(total, conn, &totals, address);
 	/* It may have closed meanwhile; that has a report of its own. */
 	total->delta.closed = 0;
 	bpf_ringbuf_submit(total, BPF_RB_NO_WAKEUP);

@@ -62,7 +62,7 @@ pub(crate) struct Collector {
     /// `None` where the kernel cannot look at the sockets of others.
     scan_sockets: Option<Iterator>,
     closed: Ring,
-    walk_tcp: Iterator,
+    tcp_walk: Iterator,
     reports: Ring,
     /// Where records of TCP connections are totals.
     totals: Option<Totals>,
@@ -101,7 +101,7 @@ impl Collector {
                 Some(loaded.iterator("scan_sockets", None)?)
             },
             closed: loaded.ring("tcp_closed")?,
-            walk_tcp: if loaded.is_loaded(REPORT_TCP) {
+            tcp_walk: if loaded.is_loaded(REPORT_TCP) {
                 loaded.iterator(REPORT_TCP, Some("tcp_conns"))?
             } else {
                 loaded.iterator(REPORT_TCP_OF_FILES, None)?
@@ -147,6 +147,8 @@ impl Collector {
             }
         }
         self.nat.refresh_unless_held(&self.host);
+        // A walk leaves out, once, what nobody is known to hold yet. Nothing comes after this report.
+        self.walk_tcp();
         self.report();
         self.report_dns();
         Ok(())
@@ -155,8 +157,7 @@ impl Collector {
     fn report(&mut self) {
         let scanned = self.scan();
         self.note("scan for open sockets", scanned);
-        let read = self.read_tcp();
-        self.note("read TCP counters", read.map_err(Into::into));
+        self.walk_tcp();
         let Self { udp, nat, aggregate, counts, .. } = self;
         let read = udp.read(|decoded| observe(nat, aggregate, counts, decoded));
         self.note("read UDP counters", read.map_err(Into::into));
@@ -167,6 +168,11 @@ impl Collector {
         self.send(&flush);
         let mut domains = self.domains.lock().unwrap_or_else(PoisonError::into_inner);
         domains.age(monotonic_ns());
+    }
+
+    fn walk_tcp(&mut self) {
+        let read = self.read_tcp();
+        self.note("read TCP counters", read.map_err(Into::into));
     }
 
     fn report_dns(&mut self) {
@@ -205,13 +211,13 @@ impl Collector {
 
     /// A ring that a walk has filled means that there is more to report.
     fn read_tcp(&mut self) -> io::Result<()> {
-        let Self { walk_tcp, reports, totals, nat, aggregate, counts, .. } = self;
+        let Self { tcp_walk, reports, totals, nat, aggregate, counts, .. } = self;
         let full = reports_in_full_ring(match totals {
             Some(_) => size_of::<abi::tcp_total>(),
             None => size_of::<abi::tcp_delta>(),
         });
         for _ in 0..MOST_WALKS {
-            walk_tcp.run_silent()?;
+            tcp_walk.run_silent()?;
             let mut read = 0;
             reports.drain(|record| {
                 read += 1;

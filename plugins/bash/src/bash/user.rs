@@ -71,10 +71,16 @@ impl Users {
     fn look_up(&mut self, pid: u32, uid: u32) -> io::Result<String> {
         let map = fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
         let inner = inner_id(&map, uid);
-        let file = match open_in_root(pid, PASSWD) {
+        let opened = open_in_root(pid, PASSWD);
+        // A process that ends loses its root before the mounts of its namespace go. Without
+        // them there may be another file, or none.
+        if !has_root(pid) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it has ended"));
+        }
+        let file = match opened {
             Ok(file) => file,
-            // Containers need not have one; a process that has ended has no root either.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && has_root(pid) => {
+            // Containers need not have one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(inner.unwrap_or(uid).to_string());
             }
             Err(error) => return Err(error),
