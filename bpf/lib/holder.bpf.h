@@ -17,8 +17,8 @@ struct holder {
 	struct owner owner;
 	/* False while the owner is only the listener's, or nobody. */
 	__u8 is_known;
-	/* A report was put off because of that. */
-	__u8 was_awaited;
+	/* A report was put off because of that: see put_off_once. */
+	__u8 was_put_off;
 	__u8 padding[2];
 	/* The last scan that saw the owner hold the socket. */
 	__u32 seen_by;
@@ -43,19 +43,19 @@ static __always_inline __u32 current_scan(void)
 static __always_inline void held_by_nobody(struct holder *holder)
 {
 	holder->is_known = 0;
-	holder->was_awaited = 0;
+	holder->was_put_off = 0;
 }
 
 /*
- * Whether to leave out of a report what nobody is known to hold: once. It waits to be
+ * Leaves what nobody is known to hold to the next report, the first time: it waits to be
  * accepted, or was accepted after the scan, and the next scan finds by whom. What is
  * never accepted, or is held by the kernel, is reported then all the same.
  */
-static __always_inline bool is_awaited(struct holder *holder)
+static __always_inline bool put_off_once(struct holder *holder)
 {
-	if (holder->is_known || holder->was_awaited)
+	if (holder->is_known || holder->was_put_off)
 		return false;
-	holder->was_awaited = 1;
+	holder->was_put_off = 1;
 	return true;
 }
 

@@ -354,7 +354,7 @@ static __always_inline void report_open(struct sock *sk, struct tcp_conn *conn)
 	if (totals.sent == sent && totals.received == received && (life & LIFE_OPENING_REPORTED) &&
 	    (!(life & LIFE_CLOSED) || (life & LIFE_CLOSING_REPORTED)))
 		return;
-	if (!(life & LIFE_CLOSED) && is_awaited(&conn->holder))
+	if (!(life & LIFE_CLOSED) && put_off_once(&conn->holder))
 		return;
 	delta = bpf_ringbuf_reserve(&tcp_reports, sizeof(*delta), 0);
 	if (!delta)

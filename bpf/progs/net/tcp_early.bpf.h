@@ -218,7 +218,7 @@ static __always_inline void early_report_open(struct sock *sk, struct early_conn
 
 	if (!conn->is_established || conn->is_closed || conn->reported_by == scan)
 		return;
-	if (!bpf_map_lookup_elem(&accepted_by, &address) && is_awaited(&conn->holder))
+	if (!bpf_map_lookup_elem(&accepted_by, &address) && put_off_once(&conn->holder))
 		return;
 	early_read(sk, &totals);
 	total = bpf_ringbuf_reserve(&tcp_reports, sizeof(*total), 0);

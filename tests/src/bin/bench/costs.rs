@@ -16,7 +16,7 @@ use crate::loads::{
     BULK, FILES, HTTP_APART, HTTP_EXCHANGE, HTTPS_EXCHANGE, Load, REDIS, SHORT, Servers, UDP_ASK,
     UDP_STREAM,
 };
-use crate::results::{Copying, Cost, Losses, Window};
+use crate::results::{Cost, FileUse, Losses, Window};
 use crate::subject::{HTTP, NETFLOW, Parts, Reports, Subject, TLS, WINDOW};
 
 /// Programs change little from round to round.
@@ -87,8 +87,8 @@ fn window(servers: &Servers, load: &Load, parts: Parts, losses: &mut Losses) -> 
     }
 }
 
-/// How often programs run while files are copied, and while nothing is done; reports are a minute apart, as operators have them.
-pub(crate) fn files(servers: &Servers) -> Copying {
+/// How often programs run while files are read and written, and while nothing is done; reports are a minute apart, as operators have them.
+pub(crate) fn files(servers: &Servers) -> FileUse {
     let subject = Subject::start(TLS, Reports::Seldom);
     let pid = subject.collector.pid();
     let _statistics = Statistics::on();
@@ -104,7 +104,7 @@ pub(crate) fn files(servers: &Servers) -> Copying {
     });
     let (blocks, runs, cpu_ns) = look(&mut || (FILES.run)(servers, WINDOW).count);
     subject.finish();
-    Copying { blocks, runs, cpu_ns, idle_runs, idle_cpu_ns }
+    FileUse { blocks, runs, cpu_ns, idle_runs, idle_cpu_ns }
 }
 
 fn own_programs() -> BTreeMap<u32, Program> {

@@ -32,6 +32,7 @@ use results::Results;
 /// So many that the median of another sixteen is hardly ever beyond the least and the most of these.
 const ROUNDS: usize = 16;
 
+/// A start takes more than a second until the first point has come, and differs little.
 const STARTS: usize = 5;
 
 /// How long loads are compared if nobody says how often, so that all of it takes less than ten minutes on a slow machine too.
@@ -86,7 +87,7 @@ fn measure(rounds: usize, at_most: Duration, only: &str) -> Results {
         results.rounds = row.off.len();
     }
     results.costs = costs::costs(&servers, rounds, only, &mut losses);
-    results.copying = (wanted("files") || only == "costs").then(|| costs::files(&servers));
+    results.file_use = (wanted("files") || only == "costs").then(|| costs::files(&servers));
     results.encoding = wanted("encoding").then(capacity::encoding);
     results.starts = wanted("start").then(|| capacity::starts(rounds.min(STARTS)));
     results.sockets = wanted("sockets").then(capacity::sockets);

@@ -178,9 +178,9 @@ impl Cost {
     }
 }
 
-/// Files copied, and nothing done, for the same time.
+/// Files read and written, and nothing done, for the same time.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Copying {
+pub(crate) struct FileUse {
     pub(crate) blocks: u64,
     pub(crate) runs: u64,
     pub(crate) cpu_ns: u64,
@@ -232,7 +232,7 @@ pub(crate) struct Results {
     pub(crate) rounds: usize,
     pub(crate) comparisons: Vec<Comparison>,
     pub(crate) costs: Vec<Cost>,
-    pub(crate) copying: Option<Copying>,
+    pub(crate) file_use: Option<FileUse>,
     pub(crate) encoding: Option<Encoding>,
     pub(crate) starts: Option<Starts>,
     pub(crate) sockets: Option<Sockets>,
@@ -244,7 +244,7 @@ impl Results {
     pub(crate) fn is_empty(&self) -> bool {
         self.comparisons.is_empty()
             && self.costs.is_empty()
-            && self.copying.is_none()
+            && self.file_use.is_none()
             && self.encoding.is_none()
             && self.starts.is_none()
             && self.sockets.is_none()
@@ -264,9 +264,9 @@ impl Results {
             "comparisons": self.comparisons.iter().map(Comparison::json).collect::<Vec<_>>(),
             "costs": self.costs.iter().map(Cost::json).collect::<Vec<_>>(),
             "nothing_ns_per_run": self.nothing_ns().json(),
-            "files": self.copying.map(|copying| json!({
-                "blocks": copying.blocks, "bpf_runs": copying.runs, "cpu_ms": ms(copying.cpu_ns),
-                "idle_bpf_runs": copying.idle_runs, "idle_cpu_ms": ms(copying.idle_cpu_ns),
+            "files": self.file_use.map(|file_use| json!({
+                "blocks": file_use.blocks, "bpf_runs": file_use.runs, "cpu_ms": ms(file_use.cpu_ns),
+                "idle_bpf_runs": file_use.idle_runs, "idle_cpu_ms": ms(file_use.idle_cpu_ns),
             })),
             "points_per_second_and_core": self.encoding.map(|encoding| json!({
                 "encoded": encoding.encoded_per_core, "uploaded": encoding.uploaded_per_core,

@@ -100,17 +100,17 @@ fn programs(cost: &Cost) -> Vec<Vec<String>> {
 fn more(text: &mut String, results: &Results) {
     let mut rows = Vec::new();
     let mut row = |what: &str, value: String| rows.push(vec![what.to_owned(), value]);
-    if let Some(copying) = results.copying {
+    if let Some(file_use) = results.file_use {
         row(
             "BPF runs while `fio` reads and writes for as long as nothing was done before",
             format!(
                 "{} for {} blocks; {} without",
-                copying.runs, copying.blocks, copying.idle_runs
+                file_use.runs, file_use.blocks, file_use.idle_runs
             ),
         );
         row(
             "CPU of the collector meanwhile",
-            format!("{:.1} ms; {:.1} ms without", ms(copying.cpu_ns), ms(copying.idle_cpu_ns)),
+            format!("{:.1} ms; {:.1} ms without", ms(file_use.cpu_ns), ms(file_use.idle_cpu_ns)),
         );
     }
     if let Some(encoding) = results.encoding {
