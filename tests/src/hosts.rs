@@ -124,6 +124,10 @@ impl Socket {
 impl Netns {
     pub(crate) fn new(subnet: u8, host: u8) -> Self {
         let name = format!("st-{}-{subnet}-{host}", std::process::id());
+        // Ids of processes come again, and one that was killed has deleted nothing.
+        if path(&name).exists() {
+            run(Command::new("ip").args(["netns", "del", &name]));
+        }
         run(Command::new("ip").args(["netns", "add", &name]));
         let inode = fs::metadata(path(&name)).expect("a new namespace has a file").ino();
         let v4 = Ipv4Addr::new(10, 77, subnet, host);
@@ -224,7 +228,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // Nothing depends on it: a namespace left over harms nobody.
+        // Nothing depends on it: one that is left over is deleted by the next that needs its name.
         Command::new("ip").args(["netns", "del", &self.name]).status().ok();
     }
 }
