@@ -1,7 +1,6 @@
 //! httpflow-tls's thread: pieces out of the kernel, points to the host once per interval; and a look
 //! at who uses a TLS library, when a program starts, and at all of them now and then.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -250,14 +249,15 @@ impl Collector {
             log::warn!(error:% = format!("{error:#}"); "could not look for TLS libraries in use, will try again");
         }
         drop(loaded);
-        let mut there = HashMap::new();
-        let quiet_since = monotonic_ns().saturating_sub(LONGEST_QUIET_NS);
-        // What they said last is in the ring by now, if they are gone.
+        let now = monotonic_ns();
+        let mut gone = self.sessions.processes();
+        gone.retain(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+        // What they said last may be in the ring still.
+        self.drain();
+        let quiet_since = now.saturating_sub(LONGEST_QUIET_NS);
+        // A process that is there under the same pid by now has said something later.
         self.end_where(|pid, latest_ns| {
-            latest_ns < quiet_since
-                || !*there
-                    .entry(pid)
-                    .or_insert_with(|| Path::new("/proc").join(pid.to_string()).exists())
+            latest_ns < quiet_since || latest_ns < now && gone.contains(&pid)
         });
         self.tell_files();
     }

@@ -2,7 +2,7 @@
 //! of their connection. Pure: no maps, no clock, no `/proc`; the number of sessions is bounded.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 
 use plugin_proto::http1::{Version, parse_request_head, parse_response_head};
@@ -137,6 +137,11 @@ impl Sessions {
                 }
             }
         }
+    }
+
+    /// Whose sessions they are.
+    pub(super) fn processes(&self) -> HashSet<u32> {
+        self.sessions.keys().map(|session| session.pid).collect()
     }
 
     /// Ends the sessions that are not to be kept: of processes that are gone, for one.
