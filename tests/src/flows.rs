@@ -1,7 +1,7 @@
 //! Questions about points. In: points. Out: the ones asked for, and their sums: a connection is reported piece by piece, so
 //! only sums over the points of one identity mean anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 
 use crate::hosts::Netns;
@@ -40,10 +40,10 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// The client's end of one connection that came and went, and sent so much.
+    /// An end of one connection that came and went.
     #[must_use]
-    pub fn once(written: i64) -> Self {
-        Self { read: 0, written, established: 1, closed: 1 }
+    pub fn once(read: i64, written: i64) -> Self {
+        Self { read, written, established: 1, closed: 1 }
     }
 }
 
@@ -99,6 +99,11 @@ impl Flows {
     /// The values that a tag takes.
     pub fn values(&self, tag: &str) -> BTreeSet<&str> {
         self.0.iter().map(|point| point.tag(tag).unwrap_or("<no such tag>")).collect()
+    }
+
+    /// All tags of a point together, of all points.
+    pub fn identities(&self) -> BTreeSet<&BTreeMap<String, String>> {
+        self.0.iter().map(|point| &point.tags).collect()
     }
 
     /// The sum of an integer field that every point must have.

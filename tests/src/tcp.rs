@@ -39,11 +39,16 @@ impl Pair {
 
 /// Sends that many bytes from one end, and reads as many at the other.
 #[track_caller]
-pub fn transfer(mut from: &TcpStream, to: &TcpStream, bytes: usize) {
+pub fn transfer(from: &TcpStream, to: &TcpStream, bytes: usize) {
     thread::scope(|scope| {
-        scope.spawn(move || from.write_all(&vec![b'x'; bytes]).expect("the peer reads"));
+        scope.spawn(move || send(from, bytes));
         receive(to, bytes);
     });
+}
+
+/// Sends that many bytes.
+pub fn send(mut to: &TcpStream, bytes: usize) {
+    to.write_all(&vec![b'x'; bytes]).expect("the peer reads");
 }
 
 /// Reads exactly that many bytes.

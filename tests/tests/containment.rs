@@ -57,7 +57,7 @@ impl Scene {
             ledger.emitted > 0 && ledger.queued == 0
         });
         ends(&mut collector);
-        hosts.assert_tcp(&receiver.netflow(), 5000, Tcp::once(12_345));
+        hosts.assert_tcp(&receiver.netflow(), 5000, Tcp::once(0, 12_345));
     }
 }
 

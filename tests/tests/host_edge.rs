@@ -52,7 +52,7 @@ fn a_request_on_which_the_receiver_fails_does_not_hold_up_the_others() {
     collector.stop();
     let seen = receiver.netflow();
     for port in 6501..6504 {
-        hosts.assert_tcp(&seen, port, Tcp::once(12_345));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 12_345));
     }
 }
 
@@ -80,7 +80,7 @@ fn a_receiver_that_fails_on_one_plugins_requests_gets_those_of_the_others() {
     collector.stop();
     let seen = receiver.netflow();
     for port in [6540, 6541] {
-        hosts.assert_tcp(&seen, port, Tcp::once(7_777));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 7_777));
     }
 }
 
@@ -98,7 +98,7 @@ fn points_arrive_beside_a_last_error(answer: Answer) {
     let ledger = collector.wait_for_ledger("the counters balance", Ledger::balances);
     assert!(ledger.dropped.values().all(|count| *count == 0), "{ledger:?}");
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6510, Tcp::once(54_321));
+    hosts.assert_tcp(&receiver.netflow(), 6510, Tcp::once(0, 54_321));
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn an_unknown_flag_is_a_warning_in_the_log_and_the_collector_runs() {
         assert_eq!(log.lines().filter(warns).count(), 1, "{flag}: {log}");
     }
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6520, Tcp::once(2_222));
+    hosts.assert_tcp(&receiver.netflow(), 6520, Tcp::once(0, 2_222));
 }
 
 #[test]
@@ -316,5 +316,5 @@ fn a_second_collector_with_the_same_pid_file_refuses_to_start() {
     hosts.talk(6530, 3_333);
     hosts.wait_for_both_ends(&receiver, 6530);
     first.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6530, Tcp::once(3_333));
+    hosts.assert_tcp(&receiver.netflow(), 6530, Tcp::once(0, 3_333));
 }

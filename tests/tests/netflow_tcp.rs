@@ -14,10 +14,6 @@ use system_tests::receiver::Receiver;
 use system_tests::tcp::{accept, connections, drain};
 use system_tests::{program, uring};
 
-fn once(read: usize, written: usize) -> Tcp {
-    Tcp { read: read as i64, written: written as i64, established: 1, closed: 1 }
-}
-
 #[test]
 fn bytes_are_exact_in_both_directions_and_both_families() {
     let hosts = Hosts::new();
@@ -34,7 +30,7 @@ fn bytes_are_exact_in_both_directions_and_both_families() {
 
     let seen = receiver.netflow();
     for (family, port) in [(Family::V4, 8004), (Family::V6, 8006)] {
-        hosts.assert_tcp(&seen, port, once(7_654_321, 123_458));
+        hosts.assert_tcp(&seen, port, Tcp::once(7_654_321, 123_458));
         let client = hosts.end(Side::Client, &seen).on(Side::Client, port);
         assert_eq!(client.values("family"), [family.to_string().as_str()].into());
         assert_eq!(client.values("dst_ip"), [hosts.server.ip(family).to_string().as_str()].into());
@@ -49,7 +45,7 @@ fn a_connection_without_a_byte_is_opened_and_closed_once() {
     drop(hosts.connect(Family::V4, 8000));
     hosts.settle();
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 8000, once(0, 0));
+    hosts.assert_tcp(&receiver.netflow(), 8000, Tcp::once(0, 0));
 }
 
 #[test]
@@ -73,7 +69,7 @@ fn every_system_call_that_sends_is_counted_the_same() {
     let seen = receiver.netflow();
     for (port, way) in (9000..).zip(WAYS) {
         println!("{way} on port {port}");
-        hosts.assert_tcp(&seen, port, once(0, 1_234_567));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 1_234_567));
     }
 }
 
@@ -91,7 +87,7 @@ fn bytes_sent_and_received_through_io_uring_are_counted() {
     drop(pair);
     hosts.settle();
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 9100, once(0, BYTES));
+    hosts.assert_tcp(&receiver.netflow(), 9100, Tcp::once(0, BYTES as i64));
 }
 
 #[test]

@@ -15,12 +15,8 @@ use system_tests::collector::Collector;
 use system_tests::flows::{Side, Tcp};
 use system_tests::hosts::{Family, Hosts};
 use system_tests::receiver::Receiver;
-use system_tests::tcp::{accept, drain, receive, transfer};
+use system_tests::tcp::{accept, drain, receive, send, transfer};
 use system_tests::{program, wait};
-
-fn once(read: i64, written: i64) -> Tcp {
-    Tcp { read, written, established: 1, closed: 1 }
-}
 
 #[test]
 fn a_connection_older_than_the_collector_counts_from_its_start_and_is_not_established_again() {
@@ -68,7 +64,7 @@ fn an_open_connection_is_reported_while_it_lives_and_never_twice() {
     drop(pair);
     hosts.settle();
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 8202, once(0, 30_000));
+    hosts.assert_tcp(&receiver.netflow(), 8202, Tcp::once(0, 30_000));
 }
 
 #[test]
@@ -86,7 +82,7 @@ fn a_refused_connect_is_not_reported() {
     hosts.settle();
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 8204, once(0, 0));
+    hosts.assert_tcp(&seen, 8204, Tcp::once(0, 0));
     hosts.assert_nothing_on(&seen, 8203);
 }
 
@@ -135,7 +131,7 @@ fn a_reset_connection_is_closed() {
     hosts.settle();
     drop(pair.server);
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 8207, once(50, 100));
+    hosts.assert_tcp(&receiver.netflow(), 8207, Tcp::once(50, 100));
 }
 
 #[test]
@@ -151,7 +147,7 @@ fn a_half_closed_connection_goes_on_counting_and_is_closed_once() {
     drop(pair);
     hosts.settle();
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 8208, once(200_000, 1_000));
+    hosts.assert_tcp(&receiver.netflow(), 8208, Tcp::once(200_000, 1_000));
 }
 
 #[test]
@@ -175,7 +171,7 @@ fn a_connection_stays_incoming_when_its_listener_goes_and_comes_back() {
     collector.stop();
 
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 8209, once(3_000, 3_000));
+    hosts.assert_tcp(&seen, 8209, Tcp::once(3_000, 3_000));
     assert_eq!(seen.of(&hosts.server).values("direction"), ["incoming"].into());
     assert_eq!(seen.of(&hosts.client).values("direction"), ["outgoing"].into());
 }
@@ -215,11 +211,7 @@ fn a_socket_passed_to_another_process_is_counted_once() {
     server.succeed();
     hosts.settle();
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 8211, once(7_000, 5_000));
-}
-
-fn send(mut to: &TcpStream, bytes: usize) {
-    std::io::Write::write_all(&mut to, &vec![b'x'; bytes]).expect("the peer reads");
+    hosts.assert_tcp(&receiver.netflow(), 8211, Tcp::once(7_000, 5_000));
 }
 
 #[test]
@@ -238,7 +230,7 @@ fn data_on_its_way_when_a_side_closes_is_counted_where_it_arrived() {
     drop(server);
     hosts.settle();
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 8212, once(0, 60_000));
+    hosts.assert_tcp(&receiver.netflow(), 8212, Tcp::once(0, 60_000));
 }
 
 #[test]

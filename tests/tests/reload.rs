@@ -51,7 +51,7 @@ fn enabling_a_second_plugin_interrupts_nothing(args: &[&str]) {
     assert_eq!(restarts, 0);
     let Scene { hosts, receiver, collector, .. } = scene;
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 5000, Tcp::once(123_400));
+    hosts.assert_tcp(&receiver.netflow(), 5000, Tcp::once(0, 123_400));
 }
 
 #[test]

@@ -51,8 +51,8 @@ fn points_survive_a_killed_collector_and_an_absent_receiver() {
     assert!(ledger.balances() && ledger.dropped.is_empty(), "{ledger:?}");
     second.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6500, Tcp::once(11_111));
-    hosts.assert_tcp(&seen, 6510, Tcp::once(22_222));
+    hosts.assert_tcp(&seen, 6500, Tcp::once(0, 11_111));
+    hosts.assert_tcp(&seen, 6510, Tcp::once(0, 22_222));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn what_a_stopped_collector_could_not_deliver_is_delivered_by_the_next() {
     let second = with_spool(&receiver, &spool).start();
     second.wait_for_ledger("all is uploaded", |now| now.queued == 0 && now.uploaded >= 4);
     second.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6520, Tcp::once(33_333));
+    hosts.assert_tcp(&receiver.netflow(), 6520, Tcp::once(0, 33_333));
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn a_killed_collector_is_started_again_and_datakit_hears_of_it() {
     hosts.talk(6600, 4_321);
     receiver.wait_for_last_error("SIGKILL");
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6600, Tcp::once(4_321));
+    hosts.assert_tcp(&receiver.netflow(), 6600, Tcp::once(0, 4_321));
 }
 
 #[test]

@@ -27,8 +27,8 @@ fn nothing_is_lost_while_the_receiver_is_down_at_first() {
     assert!(ledger.dropped.is_empty() || ledger.dropped.values().all(|n| *n == 0), "{ledger:?}");
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6000, Tcp::once(11_111));
-    hosts.assert_tcp(&seen, 6001, Tcp::once(22_222));
+    hosts.assert_tcp(&seen, 6000, Tcp::once(0, 11_111));
+    hosts.assert_tcp(&seen, 6001, Tcp::once(0, 22_222));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_refused_upload_is_repeated_until_it_is_taken_and_no_longer() {
     receiver.answer(Answer::Take);
     hosts.wait_for_both_ends(&receiver, 6010);
     collector.stop();
-    hosts.assert_tcp(&receiver.netflow(), 6010, Tcp::once(33_333));
+    hosts.assert_tcp(&receiver.netflow(), 6010, Tcp::once(0, 33_333));
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn what_the_receiver_will_never_take_is_dropped_and_counted() {
     assert!(ledger.dropped.keys().all(|reason| !reason.is_empty()), "{ledger:?}");
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6021, Tcp::once(55_555));
+    hosts.assert_tcp(&seen, 6021, Tcp::once(0, 55_555));
     hosts.assert_nothing_on(&seen, 6020);
 }
 
@@ -92,9 +92,9 @@ fn a_receiver_that_hangs_delays_points_but_stops_no_counting() {
     }
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6030, Tcp::once(66_666));
+    hosts.assert_tcp(&seen, 6030, Tcp::once(0, 66_666));
     for port in 6031..6040 {
-        hosts.assert_tcp(&seen, port, Tcp::once(1_000));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 1_000));
     }
 }
 
@@ -115,7 +115,7 @@ fn sigterm_delivers_what_happened_just_before_and_cleans_up() {
     assert!(!pidfile.exists(), "the pid file is gone");
 
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6041, Tcp::once(88_888));
+    hosts.assert_tcp(&seen, 6041, Tcp::once(0, 88_888));
     let live = Tcp { read: 0, written: 77_777, established: 1, closed: 0 };
     hosts.assert_tcp(&seen, 6040, live);
     drop(open);
@@ -153,7 +153,7 @@ fn a_request_holds_at_most_256_points() {
     assert!(sizes.contains(&256), "800 points at once fill a request: {sizes:?}");
     let seen = receiver.netflow();
     for port in 30_000..30_000 + PORTS {
-        hosts.assert_tcp(&seen, port, Tcp::once(0));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 0));
     }
 }
 
@@ -207,7 +207,7 @@ fn all_arguments_that_datakit_can_pass_are_accepted_with_an_empty_environment() 
     hosts.talk(6060, 1_234);
     collector.stop();
     let seen = receiver.netflow();
-    hosts.assert_tcp(&seen, 6060, Tcp::once(1_234));
+    hosts.assert_tcp(&seen, 6060, Tcp::once(0, 1_234));
     for (tag, value) in [("k1", "v1"), ("k2", "v2"), ("service", "ebpf")] {
         assert_eq!(seen.values(tag), [value].into());
     }
@@ -235,7 +235,7 @@ fn counters_balance_and_no_event_is_lost_under_load() {
     collector.stop();
     let seen = receiver.netflow();
     for port in 6100..6200 {
-        hosts.assert_tcp(&seen, port, Tcp::once(0));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 0));
     }
 }
 
@@ -250,7 +250,7 @@ fn uploads_of_many_flows(receiver: &Receiver, args: &[&str]) -> Vec<Request> {
     collector.stop();
     let seen = receiver.netflow();
     for port in 31_000..31_000 + PORTS {
-        hosts.assert_tcp(&seen, port, Tcp::once(100));
+        hosts.assert_tcp(&seen, port, Tcp::once(0, 100));
     }
     receiver.requests()
 }
