@@ -21,8 +21,9 @@ static __always_inline void count(__u32 counter, __u64 by)
 {
 	__u64 *cell = bpf_map_lookup_elem(&counters, &counter);
 
+	/* A program may be interrupted by another one on its CPU, or preempted by one. */
 	if (cell)
-		*cell += by;
+		__sync_fetch_and_add(cell, by);
 }
 
 #endif
