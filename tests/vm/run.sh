@@ -37,6 +37,12 @@ wanted() {
 	done <"$here/tests.list"
 }
 
+# A mistyped name would be machines without tests, which pass.
+found=" $(wanted | awk '{ printf "%s ", $1 }')"
+for name in ${TESTS:-}; do
+	[[ $found == *" $name "* ]] || { echo "tests/vm/tests.list has no test $name that is run" >&2; exit 1; }
+done
+
 # Every file of system tests is run or left out by name.
 for file in "$source"/tests/tests/*.rs; do
 	name=$(basename "$file" .rs)
