@@ -70,6 +70,7 @@ fn users_are_those_of_the_shells_own_root() {
     let first = Root::new(&[("root", 0), ("anna", 54_321), ("ben", 54_322)]);
     let second = Root::new(&[("admin", 0), ("carl", 54_321)]);
     let collector = start(&receiver);
+    let _watched = [&first, &second].map(|root| first_shell(&collector, root));
     let passwd = first.file("etc/passwd").display().to_string();
     let of_host = |uid: u32| {
         let enter = format!(
@@ -104,7 +105,8 @@ fn a_link_in_a_container_does_not_lead_to_the_hosts_users() {
     std::os::unix::fs::symlink("/etc/../../../../users", root.file("etc/passwd")).expect("a link");
     fs::write(root.file("users"), "inside:x:0:0::/:\n").expect("a new file");
     let collector = start(&receiver);
-    let mut shell = first_shell(&collector, &root);
+    let _watched = first_shell(&collector, &root);
+    let mut shell = root.shell(0);
     shell.enter(": who");
     expect(&receiver, shell.pid(), "inside", &[": who"]);
     collector.stop();
