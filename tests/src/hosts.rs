@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{panic, thread};
 
@@ -56,15 +56,17 @@ pub struct Hosts {
 
 /// Making the first namespace also makes the folder for their names: one at a time.
 static MAKING: Mutex<()> = Mutex::new(());
-static MADE: AtomicU8 = AtomicU8::new(0);
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// A subnet of the caller's own, and the right to make namespaces, as long as the guard is held.
 pub(crate) fn next_subnet() -> (u8, MutexGuard<'static, ()>) {
     let one_at_a_time = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    // Two test programs at the same time do not begin with the same one.
-    let first = (std::process::id() % 250) as u8;
-    let made = MADE.fetch_add(1, Ordering::Relaxed);
-    (first.wrapping_add(made) % 250 + 1, one_at_a_time)
+    (subnet(std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)), one_at_a_time)
+}
+
+/// Two test programs at the same time do not begin with the same one.
+fn subnet(process: u32, made: u32) -> u8 {
+    (process.wrapping_add(made) % 250 + 1) as u8
 }
 
 impl Hosts {
@@ -124,10 +126,6 @@ impl Socket {
 impl Netns {
     pub(crate) fn new(subnet: u8, host: u8) -> Self {
         let name = format!("st-{}-{subnet}-{host}", std::process::id());
-        // Ids of processes come again, and one that was killed has deleted nothing.
-        if path(&name).exists() {
-            run(Command::new("ip").args(["netns", "del", &name]));
-        }
         run(Command::new("ip").args(["netns", "add", &name]));
         let inode = fs::metadata(path(&name)).expect("a new namespace has a file").ino();
         let v4 = Ipv4Addr::new(10, 77, subnet, host);
@@ -228,7 +226,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        // Nothing depends on it: one that is left over is deleted by the next that needs its name.
+        // Nothing depends on it: a namespace left over harms nobody.
         Command::new("ip").args(["netns", "del", &self.name]).status().ok();
     }
 }
@@ -248,4 +246,20 @@ fn socket(line: &str) -> Option<Socket> {
         state: u8::from_str_radix(state, 16).ok()?,
         unread: usize::from_str_radix(unread, 16).ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::subnet;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_subnet_comes_again_after_all_others() {
+        for process in [0, 244, 250, 30_247, 4_194_303] {
+            let subnets: Vec<u8> = (0..600).map(|made| subnet(process, made)).collect();
+            for some in subnets.windows(250) {
+                assert_eq!(BTreeSet::from_iter(some).len(), 250, "of process {process}: {some:?}");
+            }
+        }
+    }
 }
