@@ -1,7 +1,7 @@
 //! TCP traffic of known size between two [`Hosts`]. In: how many bytes in which direction. Out: open sockets, and the
 //! assertion that both ends were reported exactly. The sockets belong to the test's own process.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
@@ -61,6 +61,7 @@ pub fn receive(mut from: &TcpStream, bytes: usize) {
         match from.read(&mut buffer[..want]) {
             Ok(0) => panic!("the connection ended {rest} bytes too early"),
             Ok(read) => rest -= read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("read with {rest} of {bytes} bytes to come: {error}"),
         }
     }
@@ -75,6 +76,7 @@ pub fn drain(mut from: &TcpStream) -> usize {
         match from.read(&mut buffer) {
             Ok(0) => return total,
             Ok(read) => total += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("read after {total} bytes: {error}"),
         }
     }

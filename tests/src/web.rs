@@ -94,9 +94,13 @@ fn logged(log: &Path) -> Answers {
     let log = fs::read_to_string(log).expect("nginx has a log");
     let mut answers = Answers::new();
     for line in log.lines() {
-        let [method, path, status] = line.split(' ').collect::<Vec<_>>()[..] else {
+        let [method, path, status, sent] = line.split(' ').collect::<Vec<_>>()[..] else {
             panic!("nginx logged: {line}")
         };
+        // The client was gone: nobody was answered.
+        if sent == "0" {
+            continue;
+        }
         let status = status.parse().expect("a status is a number");
         *answers.entry((method.to_owned(), path.to_owned(), status)).or_default() += 1;
     }
@@ -130,7 +134,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   sendfile on;
-  log_format short '$request_method $uri $status';
+  log_format short '$request_method $uri $status $bytes_sent';
   access_log {folder}/access.log short;
   default_type text/plain;
   client_max_body_size 1g;

@@ -11,6 +11,7 @@ use system_tests::exchanges::{ENABLED, LAST, Scene, Seen};
 use system_tests::flows::Side;
 use system_tests::hosts::{Family, Hosts};
 use system_tests::receiver::Receiver;
+use system_tests::wait;
 use system_tests::web::{Web, answers};
 
 /// Writes these pieces, each in a packet of its own, and reads until the server hangs up.
@@ -43,7 +44,10 @@ fn ask_often(stream: &mut TcpStream, ask: &[u8], times: usize) {
 /// Both ends of a connection to a server that says what it is told to.
 fn by_hand(scene: &Scene) -> (TcpStream, TcpStream) {
     let address = scene.hosts.server_address(Family::V4, 8080);
-    let listener = scene.hosts.server.enter(|| TcpListener::bind(address)).expect("a free port");
+    // A process that another test forks has the listener of the call before until it execs.
+    let listener = wait::until("the port is free", || {
+        scene.hosts.server.enter(|| TcpListener::bind(address)).map_err(|error| error.to_string())
+    });
     let client = scene.hosts.client.enter(|| TcpStream::connect(address)).expect("it listens");
     let (server, _) = listener.accept().expect("the client has connected");
     client.set_nodelay(true).expect("it is TCP");
@@ -177,14 +181,14 @@ fn what_has_ended_is_reported_while_the_next_request_waits_for_its_answer() {
         let points = scene.receiver.measurement("httpflow");
         [&scene.hosts.client, &scene.hosts.server].map(|host| points.of(host).sum("count"))
     };
-    system_tests::wait::until("what has ended is reported", || match counts() {
+    wait::until("what has ended is reported", || match counts() {
         [3, 3] => Ok(()),
         counts => Err(format!("{counts:?}")),
     });
     server.write_all(answer).expect("the client reads");
     drop((client, server));
     scene.hosts.settle();
-    system_tests::wait::until("the last one is reported", || match counts() {
+    wait::until("the last one is reported", || match counts() {
         [4, 4] => Ok(()),
         counts => Err(format!("{counts:?}")),
     });
@@ -315,7 +319,7 @@ fn an_exchange_on_a_connection_that_stays_idle_is_reported() {
     let mut stream = scene.connect();
     stream.write_all(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n").expect("nginx reads");
     stream.read_exact(&mut [0; 16]).expect("nginx answers");
-    system_tests::wait::until("both ends are reported", || {
+    wait::until("both ends are reported", || {
         let points = scene.receiver.measurement("httpflow");
         let ends = [&scene.hosts.client, &scene.hosts.server].map(|host| points.of(host));
         let counts = ends.map(|end| end.points().len());

@@ -142,6 +142,11 @@ impl Aggregate {
         self.nat.refresh(host);
     }
 
+    /// See [`Nat::refresh_unless_held`].
+    pub(super) fn refresh_nat_unless_held(&mut self, host: &Host) {
+        self.nat.refresh_unless_held(host);
+    }
+
     pub(super) fn observe(&mut self, exchange: &Exchange<'_>) {
         let Ends { local, remote, .. } = exchange.ends;
         if !has_reported_ends([local, remote], self.include_loopback) {

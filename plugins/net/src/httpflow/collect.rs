@@ -162,13 +162,18 @@ impl Collector {
         self.aggregate.refresh_nat(&self.host);
         let mut due = Instant::now() + self.interval;
         while waiter.wait(due).context("wait for records")? {
+            let is_due = Instant::now() >= due;
+            if is_due {
+                self.aggregate.refresh_nat(&self.host);
+            }
             self.drain();
-            if Instant::now() >= due {
+            if is_due {
                 self.walk();
                 self.report();
                 due = (due + self.interval).max(Instant::now());
             }
         }
+        self.aggregate.refresh_nat_unless_held(&self.host);
         // What was quiet at the first walk is let go of by the second.
         self.walk();
         self.walk();
@@ -250,8 +255,6 @@ impl Collector {
         batches::send(&self.host, point::FEED, flush.each(), |points, summary| {
             point::httpflow(points, &self.processes, &domains, summary, time_ns);
         });
-        drop(domains);
-        self.aggregate.refresh_nat(&self.host);
     }
 }
 

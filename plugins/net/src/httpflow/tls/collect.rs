@@ -174,16 +174,21 @@ impl Collector {
                 break;
             }
             self.look_at_starts();
+            let is_due = report_due <= Instant::now();
+            if is_due {
+                self.aggregate.refresh_nat(&self.host);
+            }
             self.drain();
             if sweep_due <= Instant::now() {
                 self.sweep();
                 sweep_due = Instant::now() + sweep;
             }
-            if report_due <= Instant::now() {
+            if is_due {
                 self.report();
                 report_due = (report_due + self.interval).max(Instant::now());
             }
         }
+        self.aggregate.refresh_nat_unless_held(&self.host);
         self.drain();
         self.end_where(|_, _| true);
         self.report();
@@ -287,7 +292,5 @@ impl Collector {
         batches::send(&self.host, point::FEED, flush.each(), |points, summary| {
             point::httpflow(points, &self.processes, &domains, summary, time_ns);
         });
-        drop(domains);
-        self.aggregate.refresh_nat(&self.host);
     }
 }
