@@ -136,7 +136,7 @@ boot() {
 		emulate "$kernel" "$policy" "$results" "$disk"
 		has_tripped "$results/console" || break
 		cp "$results/console" "$results/console.$attempt"
-		echo "  $kernel $policy: did not come up, or its emulator tripped, see console.$attempt; once more" >&2
+		echo "  $kernel $policy: did not come up, or its emulator tripped: see console.$attempt" >&2
 	done
 	tar -x --no-same-owner -f "$disk.results" -C "$results" 2>/dev/null || true
 	rm -f "$disk" "$disk.results"
